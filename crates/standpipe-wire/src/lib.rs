@@ -1,0 +1,4 @@
+//! Codecs of Standpipe's wire formats, as pure functions over bytes. One module per format; a
+//! codec knows no socket, clock or tree, and never panics on bytes from outside.
+
+pub mod sse;
