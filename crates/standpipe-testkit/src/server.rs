@@ -1,0 +1,299 @@
+//! A `standpipe` process under test: started on a free port and a data folder of its own, asked
+//! for its address by its ready line, stopped or killed by id. What it serves is the test's.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::LIMIT;
+
+/// Lines of stdout held between the process and a test that does not read them.
+const STDOUT_LINES: usize = 1_024;
+
+/// The binary under test: what cargo says it built, else the one beside this test binary.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CARGO_BIN_EXE_standpipe") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a running test has a path");
+    let target = test.ancestors().nth(2).expect("test binaries are in target/PROFILE/deps");
+    target.join(format!("standpipe{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// How to start a server: the verb, then what the test adds. Variables of this process that
+/// configure Standpipe are kept away from it.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    arguments: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
+    data: Option<PathBuf>,
+}
+
+impl Launch {
+    /// `standpipe dev` with a fresh data folder.
+    pub fn dev() -> Self {
+        Self::new("dev")
+    }
+
+    /// `standpipe serve` with a fresh data folder.
+    pub fn serve() -> Self {
+        Self::new("serve")
+    }
+
+    fn new(verb: &str) -> Self {
+        Self { arguments: vec![verb.into()], variables: Vec::new(), data: None }
+    }
+
+    /// Adds command line arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// Uses this data folder, which outlives the server, in place of a fresh one.
+    #[must_use]
+    pub fn data(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data = Some(dir.into());
+        self
+    }
+
+    /// Starts the process and waits until it is ready.
+    ///
+    /// # Errors
+    /// It did not start, ended first (the error holds its stderr), or was not ready in time.
+    pub fn start(self) -> Result<Server> {
+        let temporary = match self.data {
+            Some(_) => None,
+            None => Some(tempfile::tempdir()?),
+        };
+        let data = self.data.clone().or(temporary.as_ref().map(|dir| dir.path().join("data")));
+        let data = data.expect("given or made above");
+        let process = Process::start(&self, &data)?;
+        Ok(Server { launch: self, data, _temporary: temporary, process })
+    }
+
+    fn command(&self, data: &Path) -> Command {
+        let mut command = Command::new(binary());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("STANDPIPE_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(&self.arguments).args(["--listen", "127.0.0.1:0"]).arg("--data").arg(data);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// A running server. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Server {
+    launch: Launch,
+    data: PathBuf,
+    _temporary: Option<TempDir>,
+    process: Process,
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.process.addr
+    }
+
+    /// `http://` and the address.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.process.addr)
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The id of the process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Everything it has written to stderr so far. Complete after [`Self::stop`] or [`Self::kill`].
+    pub fn stderr(&self) -> String {
+        self.process.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for its end.
+    ///
+    /// # Errors
+    /// It did not end in time; it is killed then.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(rustix::process::Signal::TERM)?;
+        self.wait()
+    }
+
+    /// Kills it at once (SIGKILL), as a crash would.
+    ///
+    /// # Errors
+    /// The process can't be waited for.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.process.child.kill()?;
+        self.wait()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        Ok(rustix::process::kill_process(pid.context("no such process id")?, signal)?)
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Errors
+    /// It did not end in time; it is killed then.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.process.wait()
+    }
+
+    /// Starts it again on the same data folder, with the same arguments, on another port. Kills
+    /// the process first if it still runs.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.end();
+        self.process = Process::start(&self.launch, &self.data)?;
+        Ok(())
+    }
+}
+
+/// One process and the threads that read its output.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+    /// Lines of stdout; closed when the process has closed it, that is at its end.
+    stdout: Receiver<String>,
+    stderr: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    fn start(launch: &Launch, data: &Path) -> Result<Self> {
+        let mut command = launch.command(data);
+        let mut child = command.spawn().with_context(|| format!("can't start {command:?}: cargo build first"))?;
+        let (sender, stdout) = sync_channel(STDOUT_LINES);
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let out = child.stdout.take().expect("piped above");
+        let err = child.stderr.take().expect("piped above");
+        let log = Arc::clone(&stderr);
+        let readers = vec![
+            std::thread::spawn(move || each_line(out, |line| drop(sender.try_send(line.trim_end().to_owned())))),
+            std::thread::spawn(move || {
+                each_line(err, |line| log.lock().unwrap_or_else(PoisonError::into_inner).push_str(line));
+            }),
+        ];
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut process = Self { child, addr: unknown, stdout, stderr, readers };
+        process.addr = process.ready()?;
+        Ok(process)
+    }
+
+    /// Reads lines up to the ready line.
+    fn ready(&mut self) -> Result<SocketAddr> {
+        loop {
+            match self.stdout.recv_timeout(LIMIT) {
+                Ok(line) => {
+                    if let Some(addr) = ready_address(&line) {
+                        return addr.parse().with_context(|| format!("no address in {line:?}"));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => bail!("not ready after {LIMIT:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.wait()?;
+                    let log = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+                    bail!("ended before it was ready: {status}\n{log}");
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
+        loop {
+            match self.stdout.recv_timeout(LIMIT) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.end();
+                    bail!("still running after {LIMIT:?}");
+                }
+            }
+        }
+        let status = self.child.wait()?;
+        self.join();
+        Ok(status)
+    }
+
+    /// Kills and reaps the process; nothing happens if it has ended.
+    fn end(&mut self) {
+        // Both fail only where the process was reaped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.join();
+    }
+
+    fn join(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().expect("the readers don't panic");
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The address in `standpipe ready http://ADDRESS data=DIR`.
+fn ready_address(line: &str) -> Option<&str> {
+    line.strip_prefix("standpipe ready http://")?.split_whitespace().next()
+}
+
+fn each_line(pipe: impl Read, mut take: impl FnMut(&str)) {
+    let (mut pipe, mut line) = (BufReader::new(pipe), Vec::new());
+    while let Ok(1..) = pipe.read_until(b'\n', &mut line) {
+        take(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_holds_the_address() {
+        let check = |line, expected| assert_eq!(ready_address(line), expected, "{line}");
+        check("standpipe ready http://127.0.0.1:9000 data=/tmp/a b", Some("127.0.0.1:9000"));
+        check("standpipe ready http://[::1]:9 data=x", Some("[::1]:9"));
+        check("put a value: curl http://127.0.0.1:9000", None);
+    }
+}
