@@ -9,7 +9,7 @@ pub mod server;
 use std::time::{Duration, Instant};
 
 pub use baseline::Baseline;
-pub use server::{Launch, Server, binary};
+pub use server::{Launch, Server, binary, tool};
 
 /// How long a wait may take before a test gives up. Generous: machines of CI are slow and shared.
 pub const LIMIT: Duration = Duration::from_secs(30);

@@ -28,6 +28,15 @@ pub fn binary() -> PathBuf {
     target.join(format!("standpipe{}", std::env::consts::EXE_SUFFIX))
 }
 
+/// A program or file that `cargo xtask test` installs below `target/tools`; `None` where that has
+/// not run, so that a test can leave out what needs it.
+pub fn tool(path: &str) -> Option<PathBuf> {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let target = test.ancestors().nth(3).expect("test binaries are in target/PROFILE/deps");
+    let tool = target.join("tools").join(path);
+    tool.exists().then_some(tool)
+}
+
 /// How to start a server: the verb, then what the test adds. Variables of this process that
 /// configure Standpipe are kept away from it.
 #[derive(Clone, Debug)]

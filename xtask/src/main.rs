@@ -1,0 +1,92 @@
+//! Developer commands: `cargo xtask check|test|bench`. It knows which commands to run, in which
+//! order, and stops at the first that fails. What they test lives in the crates.
+
+mod tools;
+
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  check       what must hold before a commit: format, lints, unit tests, docs
+  test        everything: installs the tools that tests need, runs doc tests and all tests
+  bench NAME  one benchmark, built for release; without NAME, lists them
+";
+
+/// Benchmarks: name, and the arguments of cargo that run it.
+const BENCHES: &[(&str, &[&str])] = &[];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["check"] => check(),
+        ["test"] => test(),
+        ["bench", ref rest @ ..] => bench(rest),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    tests(&["--workspace", "--lib", "--bins"])?;
+    run(Command::new(env!("CARGO")).args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The runner of the tests comes last, so that its summary is the last line.
+fn test() -> Result<()> {
+    let left_out = tools::install()?;
+    cargo(&["test", "--workspace", "--doc"])?;
+    left_out.iter().for_each(|tool| eprintln!("xtask: left out, tests that need it do nothing: {tool}"));
+    tests(&["--workspace"])
+}
+
+fn bench(arguments: &[&str]) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        BENCHES.iter().for_each(|(name, _)| eprintln!("{name}"));
+        return Ok(());
+    };
+    let found = BENCHES.iter().find(|(have, _)| have == name);
+    let (_, command) = found.with_context(|| format!("no benchmark {name}; cargo xtask bench lists them"))?;
+    cargo(&[command, rest].concat())
+}
+
+/// Runs tests with nextest, or with cargo's own runner where nextest is not installed.
+fn tests(arguments: &[&str]) -> Result<()> {
+    let nextest = Command::new(env!("CARGO")).args(["nextest", "--version"]).output();
+    if nextest.is_ok_and(|output| output.status.success()) {
+        return cargo(&[&["nextest", "run"], arguments].concat());
+    }
+    eprintln!("xtask: no cargo-nextest; cargo test runs the tests");
+    let all = if arguments.contains(&"--lib") { &[][..] } else { &["--tests"] };
+    cargo(&[&["test"], arguments, all].concat())
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    run(Command::new(env!("CARGO")).args(arguments))
+}
+
+/// Runs a command without input, showing what it is.
+fn run(command: &mut Command) -> Result<()> {
+    let shown: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let shown = format!("{} {}", command.get_program().to_string_lossy(), shown.join(" "));
+    eprintln!("xtask: {shown}");
+    let status = command.stdin(Stdio::null()).status().with_context(|| shown.clone())?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok(())
+}

