@@ -1,0 +1,326 @@
+//! Who and what is let in: seats for connections, bytes of bodies, watchers, refusals in progress.
+//!
+//! A permit is acquired in one step and given back by dropping it; nothing here checks first and
+//! adds later. It does not decide what a refused peer is told: that is its door's.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::core::Core;
+use crate::{Limits, Peer, Session};
+
+/// Why something was not let in; each can be told to the peer as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `connections_max` are open.
+    #[error("the server has too many connections open; try again")]
+    Connections,
+    /// `connections_per_door_max` are open on this door.
+    #[error("this port has too many connections open; try again")]
+    DoorConnections,
+    /// `connections_per_peer_max` are open from this address.
+    #[error("too many connections from your address; close some")]
+    PeerConnections,
+    /// The queue of this class holds `queue_jobs_max` jobs or `queue_bytes_max` bytes.
+    #[error("the server is overloaded: its queue is full; try again")]
+    QueueFull,
+    /// `bodies_bytes_in_flight_max` are being received.
+    #[error("the server is receiving too much at once; try again")]
+    Bodies,
+    /// `watchers_max` are attached.
+    #[error("the server has too many watchers; try again")]
+    Watchers,
+    /// `watchers_per_connection_max` are attached to this connection.
+    #[error("too many watchers on one connection; close some")]
+    ConnectionWatchers,
+    /// The node stops.
+    #[error("the server is shutting down; try again")]
+    Stopping,
+}
+
+impl Refusal {
+    /// All of them; the position is the index of their counter.
+    pub const ALL: [Self; 8] = [
+        Self::Connections,
+        Self::DoorConnections,
+        Self::PeerConnections,
+        Self::QueueFull,
+        Self::Bodies,
+        Self::Watchers,
+        Self::ConnectionWatchers,
+        Self::Stopping,
+    ];
+
+    /// Stable name for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::DoorConnections => "door_connections",
+            Self::PeerConnections => "peer_connections",
+            Self::QueueFull => "queue_full",
+            Self::Bodies => "bodies",
+            Self::Watchers => "watchers",
+            Self::ConnectionWatchers => "connection_watchers",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// When it makes sense to try again: a queue moves within a second, seats are slower to free.
+    pub const fn retry_after(self) -> Duration {
+        match self {
+            Self::QueueFull | Self::Bodies | Self::Stopping => Duration::from_secs(1),
+            Self::Connections | Self::DoorConnections | Self::Watchers => Duration::from_secs(5),
+            Self::PeerConnections | Self::ConnectionWatchers => Duration::from_secs(10),
+        }
+    }
+}
+
+/// Something counted that has an upper bound, without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Budget(AtomicUsize);
+
+impl Budget {
+    /// Adds `count` unless the sum would exceed `max`.
+    pub(crate) fn try_take(&self, count: usize, max: usize) -> bool {
+        let add = |used: usize| used.checked_add(count).filter(|sum| *sum <= max);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add).is_ok()
+    }
+
+    pub(crate) fn give(&self, count: usize) {
+        let before = self.0.fetch_sub(count, Ordering::AcqRel);
+        debug_assert!(before >= count, "more given back than taken");
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The connection seats taken. Plain data: [`Seats`] puts the lock around it.
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    doors: HashMap<&'static str, usize>,
+    /// Bounded by `all`: an address is forgotten with its last connection.
+    peers: HashMap<IpAddr, usize>,
+}
+
+impl Taken {
+    fn take(&mut self, door: &'static str, peer: Option<IpAddr>, limits: &Limits) -> Result<(), Refusal> {
+        let at_door = self.doors.get(door).copied().unwrap_or(0);
+        let of_peer = peer.and_then(|peer| self.peers.get(&peer)).copied().unwrap_or(0);
+        if self.all >= limits.connections_max {
+            return Err(Refusal::Connections);
+        }
+        if at_door >= limits.connections_per_door_max {
+            return Err(Refusal::DoorConnections);
+        }
+        if of_peer >= limits.connections_per_peer_max {
+            return Err(Refusal::PeerConnections);
+        }
+        self.all += 1;
+        self.doors.insert(door, at_door + 1);
+        if let Some(peer) = peer {
+            self.peers.insert(peer, of_peer + 1);
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, door: &'static str, peer: Option<IpAddr>) {
+        self.all -= 1;
+        leave(&mut self.doors, door);
+        if let Some(peer) = peer {
+            leave(&mut self.peers, peer);
+        }
+    }
+}
+
+fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
+    if let std::collections::hash_map::Entry::Occupied(mut entry) = counts.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+    }
+}
+
+/// The seats for connections: in all, per door and per peer, taken as one.
+#[derive(Debug, Default)]
+pub(crate) struct Seats(Mutex<Taken>);
+
+impl Seats {
+    /// Takes a seat in all three counts, or in none.
+    pub(crate) fn take(self: &Arc<Self>, door: &'static str, peer: Peer, limits: &Limits) -> Result<Seat, Refusal> {
+        let peer = peer_key(peer);
+        self.0.lock().take(door, peer, limits)?;
+        Ok(Seat { seats: self.clone(), door, peer })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let taken = self.0.lock();
+        (taken.all, taken.doors.len(), taken.peers.len())
+    }
+}
+
+/// A connection's seat; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Arc<Seats>,
+    door: &'static str,
+    peer: Option<IpAddr>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.0.lock().give(self.door, self.peer);
+    }
+}
+
+/// What counts as one peer: an IPv4 address (also when mapped), or the /64 an IPv6 host is given.
+/// Local peers are only bounded in all.
+fn peer_key(peer: Peer) -> Option<IpAddr> {
+    let Peer::Ip(address) = peer else { return None };
+    Some(match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 => v4,
+    })
+}
+
+/// Bytes of a body in flight; dropping it gives them back.
+#[derive(Debug)]
+pub struct BytesPermit {
+    session: Session,
+    held: usize,
+}
+
+impl BytesPermit {
+    pub(crate) fn new(session: Session) -> Self {
+        Self { session, held: 0 }
+    }
+
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// [`Refusal::Bodies`] when `bodies_bytes_in_flight_max` would be exceeded; what is held stays.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let core = self.session.core();
+        if bytes > 0 && !core.bodies.try_take(bytes, core.limits.load().bodies_bytes_in_flight_max) {
+            return Err(self.session.refused(Refusal::Bodies));
+        }
+        self.held += bytes;
+        Ok(())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.held
+    }
+}
+
+impl Drop for BytesPermit {
+    fn drop(&mut self) {
+        self.session.core().bodies.give(self.held);
+    }
+}
+
+/// A watcher's place on the node and on its connection; dropping it gives both back.
+#[derive(Debug)]
+pub struct WatchPermit(Session);
+
+impl WatchPermit {
+    /// Both budgets are exact at every moment: a failed attempt may only hold, for an instant, a
+    /// place of its own connection.
+    pub(crate) fn take(session: Session) -> Result<Self, Refusal> {
+        let core = session.core();
+        let limits = core.limits.load();
+        if !session.watchers().try_take(1, limits.watchers_per_connection_max) {
+            return Err(session.refused(Refusal::ConnectionWatchers));
+        }
+        if !core.metrics.watchers().try_take(1, limits.watchers_max) {
+            session.watchers().give(1);
+            return Err(session.refused(Refusal::Watchers));
+        }
+        drop(limits);
+        Ok(Self(session))
+    }
+}
+
+impl Drop for WatchPermit {
+    fn drop(&mut self) {
+        self.0.core().metrics.watchers().give(1);
+        self.0.watchers().give(1);
+    }
+}
+
+/// Permission to tell one peer "no"; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct RefusalPermit(Arc<Core>);
+
+impl RefusalPermit {
+    pub(crate) fn take(core: &Arc<Core>, limits: &Limits) -> Option<Self> {
+        core.refusals.try_take(1, limits.refusal_budget_max).then(|| Self(core.clone()))
+    }
+}
+
+impl Drop for RefusalPermit {
+    fn drop(&mut self) {
+        self.0.refusals.give(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> Peer {
+        Peer::Ip(text.parse().unwrap())
+    }
+
+    #[test]
+    fn seats_are_taken_in_all_counts_or_in_none() {
+        let limits = Limits {
+            connections_max: 4,
+            connections_per_door_max: 3,
+            connections_per_peer_max: 2,
+            ..Limits::default()
+        };
+        let seats = Arc::new(Seats::default());
+        let first = seats.take("a", peer("10.0.0.1"), &limits).unwrap();
+        let second = seats.take("a", peer("::ffff:10.0.0.1"), &limits).unwrap();
+        assert_eq!(seats.take("a", peer("10.0.0.1"), &limits).unwrap_err(), Refusal::PeerConnections);
+        let third = seats.take("a", peer("2001:db8::1"), &limits).unwrap();
+        assert_eq!(seats.take("a", peer("10.0.0.2"), &limits).unwrap_err(), Refusal::DoorConnections);
+        let fourth = seats.take("b", peer("2001:db8::2"), &limits).unwrap();
+        assert_eq!(seats.take("b", Peer::Local, &limits).unwrap_err(), Refusal::Connections);
+        assert_eq!(seats.counts(), (4, 2, 2));
+        drop((first, second, third));
+        assert_eq!(seats.counts(), (1, 1, 1));
+        drop(fourth);
+        assert_eq!(seats.counts(), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_budget_is_never_exceeded_by_a_crowd() {
+        let budget = Budget::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        if budget.try_take(3, 10) {
+                            assert!(budget.used() <= 10);
+                            budget.give(3);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.used(), 0);
+        assert!(!budget.try_take(usize::MAX, usize::MAX - 1));
+    }
+}

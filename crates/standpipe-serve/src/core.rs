@@ -1,0 +1,45 @@
+//! What all connections of a node share. It has no behaviour of its own: each part has its file.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::admission::{Budget, Seats};
+use crate::pool::Pool;
+use crate::{Events, LimitsHandle, Metrics, Shutdown};
+
+/// The shared parts of a node.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) limits: LimitsHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) events: Events,
+    pub(crate) seats: Arc<Seats>,
+    /// Bytes of bodies in flight.
+    pub(crate) bodies: Budget,
+    /// Peers being told "no".
+    pub(crate) refusals: Budget,
+    pub(crate) pool: Pool,
+    pub(crate) shutdown: Shutdown,
+    next_session: AtomicU64,
+}
+
+impl Core {
+    pub(crate) fn new(limits: LimitsHandle) -> Arc<Self> {
+        let metrics = Metrics::default();
+        Arc::new(Self {
+            events: Events::new(metrics.clone()),
+            seats: Arc::default(),
+            bodies: Budget::default(),
+            refusals: Budget::default(),
+            pool: Pool::new(limits.clone(), metrics.clone()),
+            shutdown: Shutdown::new(metrics.tasks().clone()),
+            next_session: AtomicU64::new(1),
+            limits,
+            metrics,
+        })
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+}

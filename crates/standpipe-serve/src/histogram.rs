@@ -1,0 +1,121 @@
+//! A histogram of durations that costs two atomic additions to record: log-linear buckets, four
+//! to an octave, from one microsecond to two minutes. It keeps no lock and no samples.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Buckets to an octave: at most a quarter of the value is lost.
+const STEPS: usize = 4;
+/// Octaves of microseconds: the last one ends at 2^27 µs, 134 s.
+const OCTAVES: usize = 26;
+const BUCKETS: usize = (OCTAVES + 1) * STEPS;
+
+/// Durations counted by size.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum_ns: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: [const { AtomicU64::new(0) }; BUCKETS], sum_ns: AtomicU64::new(0) }
+    }
+}
+
+impl Histogram {
+    pub(crate) fn record(&self, duration: Duration) {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[index(ns / 1_000)].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Adds what was recorded to `counts`.
+    pub(crate) fn add_to(&self, counts: &mut Counts) {
+        for (sum, bucket) in counts.buckets.iter_mut().zip(&self.buckets) {
+            *sum += bucket.load(Ordering::Relaxed);
+        }
+        counts.sum_ns = counts.sum_ns.wrapping_add(self.sum_ns.load(Ordering::Relaxed));
+    }
+}
+
+/// Recorded durations, added up over several histograms.
+#[derive(Clone, Debug)]
+pub(crate) struct Counts {
+    buckets: [u64; BUCKETS],
+    sum_ns: u64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { buckets: [0; BUCKETS], sum_ns: 0 }
+    }
+}
+
+impl Counts {
+    pub(crate) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    pub(crate) fn sum_s(&self) -> f64 {
+        self.sum_ns as f64 / 1e9
+    }
+
+    /// Upper bound in seconds and count of each octave, the last without bound: finer steps would
+    /// only make the exposition long.
+    pub(crate) fn octaves(&self) -> Vec<(f64, u64)> {
+        let octave = |(at, steps): (usize, &[u64])| {
+            let last = at == BUCKETS / STEPS - 1;
+            let bound = if last { f64::MAX } else { (1_u64 << (at + 2)) as f64 / 1e6 };
+            (bound, steps.iter().sum())
+        };
+        self.buckets.chunks(STEPS).enumerate().map(octave).collect()
+    }
+}
+
+/// The bucket of a duration in microseconds.
+fn index(us: u64) -> usize {
+    if us < STEPS as u64 {
+        return us as usize;
+    }
+    let octave = us.ilog2() as usize;
+    let step = (us >> (octave - 2)) as usize % STEPS;
+    ((octave - 1) * STEPS + step).min(BUCKETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_gapless_and_ordered() {
+        fn check(us: u64, expected: usize) {
+            assert_eq!(index(us), expected, "{us} µs");
+        }
+        check(0, 0);
+        check(3, 3);
+        check(4, 4);
+        check(7, 7);
+        check(8, 8);
+        check(9, 8);
+        check(10, 9);
+        check(u64::MAX, BUCKETS - 1);
+        assert!((0..1 << 20).all(|us| index(us + 1) - index(us) <= 1));
+    }
+
+    #[test]
+    fn octaves_hold_everything_recorded() {
+        let histogram = Histogram::default();
+        for us in [0, 3, 4, 1_000, 1_000_000, 1_000_000_000] {
+            histogram.record(Duration::from_micros(us));
+        }
+        let mut counts = Counts::default();
+        histogram.add_to(&mut counts);
+        let octaves = counts.octaves();
+        assert_eq!((counts.count(), octaves.iter().map(|(_, count)| count).sum::<u64>()), (6, 6));
+        assert_eq!(octaves[0], (4e-6, 2));
+        assert_eq!(octaves[1], (8e-6, 1));
+        assert_eq!(octaves[octaves.len() - 1], (f64::MAX, 1));
+        assert!((counts.sum_s() - 1001.001_007).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,304 @@
+//! Every limit of the node in one struct: unit in the name, default and what the peer sees in the
+//! text. Who enforces a limit reads it at the moment of use, so a reload is one pointer swap.
+//!
+//! The engine does not know this crate: the binary copies the *engine* limits at the end of the
+//! list into the engine's own configuration, so that all of them live in one `[limits]` table.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+/// The limits in force, shared and swappable; every holder sees a reload at its next use.
+pub type LimitsHandle = Arc<ArcSwap<Limits>>;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// Longest time a limit may name: thirty days. Keeps clock arithmetic far from overflow.
+const MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+
+/// What an idle connection takes at most: task, session, socket bookkeeping (spec serving §1).
+const CONNECTION_BYTES: usize = 4 * KIB;
+/// What one queued job takes beside its payload: box, answer slot, queue entry.
+const JOB_BYTES: usize = 512;
+/// Stack of a worker thread.
+pub(crate) const WORKER_STACK_BYTES: usize = 2 * MIB;
+
+/// The processors this process may use; one when the system does not tell.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+macro_rules! limits {
+    ($($(#[$text:meta])* $name:ident: $kind:ty = $default:expr;)*) => {
+        /// Every limit of the node (spec serving §8). `0` is refused unless the text allows it.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Limits {
+            $($(#[$text])* pub $name: $kind,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Limits {
+            /// Name and value of every limit, in the order of the documentation.
+            pub fn entries(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name as u64),)*]
+            }
+        }
+    };
+}
+
+limits! {
+    /// Connections open at once. Default 20,000. Over it: refused with a retry hint.
+    connections_max: usize = 20_000;
+    /// Connections open at once on one door. Default 20,000. Over it: refused with a retry hint.
+    connections_per_door_max: usize = 20_000;
+    /// Connections open at once from one peer address (an IPv6 peer is its /64). Default 20,000,
+    /// for developers and proxies come from one address; lower it when the node faces the
+    /// internet. Over it: refused with a retry hint.
+    connections_per_peer_max: usize = 20_000;
+    /// Connections being told "no" at once. Default 256. Over it: closed without a word.
+    refusal_budget_max: usize = 256;
+    /// Time to be told "no", in milliseconds. Default 1,000. Later: closed.
+    refusal_ms_max: u64 = 1_000;
+    /// TLS handshake, in milliseconds. Default 10,000. Later: closed.
+    tls_handshake_ms_max: u64 = 10_000;
+    /// From accept to the first byte, in milliseconds. Default 60,000. Later: closed.
+    first_byte_ms_max: u64 = 60_000;
+    /// From the first byte of a request to the end of its head, in milliseconds. Default 10,000.
+    /// Later: closed.
+    request_head_ms_max: u64 = 10_000;
+    /// Bytes of a request's head. Default 64 KiB. Over it: the protocol's "head too large".
+    request_head_bytes_max: usize = 64 * KIB;
+    /// Headers of a request. Default 100. Over it: the protocol's "head too large".
+    request_headers_max: usize = 100;
+    /// Time without a single byte of an expected body, in milliseconds. Default 10,000. Later:
+    /// the request is timed out and the connection closed.
+    body_progress_ms_max: u64 = 10_000;
+    /// Time for a whole body, in milliseconds. Default 300,000. Later: as above.
+    body_ms_max: u64 = 300_000;
+    /// Bytes of one request's body. Default 256 MiB, the write limit of Firebase's REST interface.
+    /// Over it: "too large".
+    request_body_bytes_max: usize = 256 * MIB;
+    /// Bytes of all bodies being received or waiting. Default 512 MiB. Over it: refused with a
+    /// retry hint.
+    bodies_bytes_in_flight_max: usize = 512 * MIB;
+    /// From decoding to the answer, in milliseconds. Default 60,000. Later: the work is not
+    /// started and the caller told so.
+    request_ms_max: u64 = 60_000;
+    /// Time a job may wait for a worker, in milliseconds. Default 5,000. Later: never started,
+    /// refused with a retry hint.
+    queue_wait_ms_max: u64 = 5_000;
+    /// Jobs waiting, in each class. Default 4,096. Over it: refused at once with a retry hint.
+    queue_jobs_max: usize = 4_096;
+    /// Sum of the costs of the jobs waiting, in each class, in bytes. Default 512 MiB. Over it:
+    /// refused at once with a retry hint.
+    queue_bytes_max: usize = 512 * MIB;
+    /// Workers kept when there is nothing to do, once work has created them. Default: cores.
+    workers_min: usize = cores();
+    /// Workers at most. Default: four for each core, at least 4.
+    workers_max: usize = 4.max(4 * cores());
+    /// A job's wait that creates one more worker when all are busy, in milliseconds. Default 20;
+    /// 0 creates one for any wait.
+    worker_grow_after_ms: u64 = 20;
+    /// Idle time after which a worker beyond `workers_min` ends, in milliseconds. Default 10,000.
+    worker_shrink_after_ms: u64 = 10_000;
+    /// Time without the peer taking a single byte of its answer, in milliseconds. Default 30,000.
+    /// Later: closed. Also the TCP user timeout that notices a vanished peer.
+    write_progress_ms_max: u64 = 30_000;
+    /// Time without a request, in milliseconds. Default 600,000. Later: closed.
+    idle_ms_max: u64 = 600_000;
+    /// Silence after which TCP itself asks whether the peer is there, in milliseconds. Default
+    /// 60,000; whole seconds count.
+    tcp_keepalive_ms: u64 = 60_000;
+    /// Quiet time after which a connection gives its buffers back, in milliseconds. Default 500.
+    park_after_ms: u64 = 500;
+    /// Watchers on the node. Default 100,000. Over it: refused with a retry hint.
+    watchers_max: usize = 100_000;
+    /// Watchers on one connection. Default 1,000. Over it: refused.
+    watchers_per_connection_max: usize = 1_000;
+    /// Deliveries to one watcher within this time share a write, in milliseconds. Default 2; 0
+    /// sends each at once.
+    watch_gather_ms: u64 = 2;
+    /// Time for open requests to end when the node stops, in milliseconds. Default 10,000; 0
+    /// aborts at once.
+    drain_ms: u64 = 10_000;
+    /// Requests at once on one HTTP/2 connection. Default 100. Over it: the stream is refused.
+    h2_streams_per_connection_max: u32 = 100;
+    /// Bytes of a long reply made at a time. Default 64 KiB.
+    reply_chunk_bytes: usize = 64 * KIB;
+
+    /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
+    /// with a retry hint.
+    writer_queue_intents_max: usize = 16_384;
+    /// Engine: bytes of writes waiting for the writer, in each database. Default 512 MiB. Over it:
+    /// refused with a retry hint.
+    writer_queue_bytes_max: usize = 512 * MIB;
+    /// Engine: writes in one commit. Default 1,024.
+    group_intents_max: usize = 1_024;
+    /// Engine: bytes of writes in one commit; a larger single write is a commit of its own.
+    /// Default 8 MiB.
+    group_bytes_max: usize = 8 * MIB;
+    /// Engine: changes kept in memory for each watched path. Default 256. A watcher further behind
+    /// gets a fresh value.
+    ring_events_max: usize = 256;
+    /// Engine: bytes of changes kept in memory for each watched path. Default 1 MiB.
+    ring_bytes_max: usize = MIB;
+    /// Engine: open databases. Default 1,000. Over it: a new one is refused.
+    databases_max: usize = 1_000;
+    /// Engine: children one query may look at. Default 1,000,000. Over it: the query is refused.
+    query_children_max: usize = 1_000_000;
+    /// Engine: bytes of changes kept for watchers that resume, in each database. Default 64 MiB.
+    changes_bytes_max: usize = 64 * MIB;
+    /// Engine: age of changes kept for watchers that resume, in seconds. Default 86,400.
+    changes_age_s_max: u64 = 86_400;
+    /// Engine: size a database's file may grow to, in bytes. Default 1 TiB of address space. At
+    /// it: writes are refused, reads go on.
+    map_bytes_max: usize = 1024 * GIB;
+}
+
+/// The limits for which `0` means something.
+const ZERO_ALLOWED: [&str; 3] = ["worker_grow_after_ms", "watch_gather_ms", "drain_ms"];
+
+/// Limits that can't be meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitsError {
+    /// A limit of nothing would refuse everything.
+    #[error("{name} is 0, which would refuse everything: give it a value of 1 or more, or leave it out")]
+    Zero {
+        /// The limit.
+        name: &'static str,
+    },
+    /// A time that no clock is asked for.
+    #[error("{name} is {value} ms: the longest time is 30 days ({MS_MAX} ms)")]
+    TooLong {
+        /// The limit.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// One limit makes another one meaningless.
+    #[error("{low} ({low_value}) must not be larger than {high} ({high_value}): raise the second or lower the first")]
+    Contradiction {
+        /// The limit that must be the smaller one.
+        low: &'static str,
+        /// Its value.
+        low_value: u64,
+        /// The limit that must be the larger one.
+        high: &'static str,
+        /// Its value.
+        high_value: u64,
+    },
+}
+
+/// Pairs of which the first must not exceed the second.
+const ORDERED: [(&str, &str); 10] = [
+    ("workers_min", "workers_max"),
+    ("request_body_bytes_max", "bodies_bytes_in_flight_max"),
+    ("request_body_bytes_max", "queue_bytes_max"),
+    ("request_body_bytes_max", "writer_queue_bytes_max"),
+    ("reply_chunk_bytes", "queue_bytes_max"),
+    ("body_progress_ms_max", "body_ms_max"),
+    ("queue_wait_ms_max", "request_ms_max"),
+    ("worker_grow_after_ms", "queue_wait_ms_max"),
+    ("park_after_ms", "idle_ms_max"),
+    ("group_intents_max", "writer_queue_intents_max"),
+];
+
+impl Limits {
+    /// Tells whether the limits can be meant.
+    ///
+    /// # Errors
+    /// The first limit that is zero, too long, or contradicts another one.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        let entries = self.entries();
+        for &(name, value) in &entries {
+            if value == 0 && !ZERO_ALLOWED.contains(&name) {
+                return Err(LimitsError::Zero { name });
+            }
+            if name.contains("_ms") && value > MS_MAX {
+                return Err(LimitsError::TooLong { name, value });
+            }
+        }
+        let value = |wanted| entries.iter().find(|(name, _)| *name == wanted).map_or(0, |(_, value)| *value);
+        for (low, high) in ORDERED {
+            let (low_value, high_value) = (value(low), value(high));
+            if low_value > high_value {
+                return Err(LimitsError::Contradiction { low, low_value, high, high_value });
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory the serving limits allow in the worst case, in bytes: every connection in the middle
+    /// of a request with a full head and a full chunk of its reply waiting, all bodies, all queues
+    /// full, all workers building a chunk, and one database's writer queue full. Not counted: more
+    /// than one stream of an HTTP/2 connection, the engine's rings and the page cache.
+    pub fn worst_case_bytes(&self) -> u64 {
+        let connection = CONNECTION_BYTES + self.request_head_bytes_max + self.reply_chunk_bytes;
+        let worker = WORKER_STACK_BYTES + self.reply_chunk_bytes;
+        let parts = [
+            (self.connections_max, connection),
+            (1, self.bodies_bytes_in_flight_max),
+            (crate::Class::ALL.len() * self.queue_jobs_max, JOB_BYTES),
+            (self.workers_max, worker),
+            (1, self.writer_queue_bytes_max),
+            (1, self.group_bytes_max),
+        ];
+        parts
+            .iter()
+            .fold(0, |sum: u64, &(count, bytes)| sum.saturating_add((count as u64).saturating_mul(bytes as u64)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Limits), expected: &str) {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let told = limits.check().err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told:?} is not {expected:?}");
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        check(|_| {}, "");
+        check(|l| l.drain_ms = 0, "");
+        check(|l| l.connections_max = 0, "connections_max is 0");
+        check(|l| l.idle_ms_max = u64::MAX, "idle_ms_max is 18446744073709551615 ms");
+        check(|l| l.workers_min = l.workers_max + 1, "workers_min (");
+        check(
+            |l| l.queue_wait_ms_max = 70_000,
+            "queue_wait_ms_max (70000) must not be larger than request_ms_max (60000)",
+        );
+        check(|l| l.request_body_bytes_max = GIB, "request_body_bytes_max (1073741824)");
+        check(|l| l.park_after_ms = 700_000, "park_after_ms (700000)");
+    }
+
+    #[test]
+    fn every_pair_names_limits_that_exist() {
+        let entries = Limits::default().entries();
+        let known = |wanted: &str| entries.iter().any(|(name, _)| *name == wanted);
+        assert!(ORDERED.iter().all(|(low, high)| known(low) && known(high)));
+        assert!(ZERO_ALLOWED.iter().all(|name| known(name)));
+    }
+
+    #[test]
+    fn the_worst_case_grows_with_its_parts_and_never_wraps() {
+        let mut limits = Limits::default();
+        let before = limits.worst_case_bytes();
+        limits.connections_max += 1;
+        assert_eq!(limits.worst_case_bytes() - before, (4 + 64 + 64) * 1024);
+        limits.connections_max = usize::MAX;
+        assert_eq!(limits.worst_case_bytes(), u64::MAX);
+    }
+}

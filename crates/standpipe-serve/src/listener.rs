@@ -1,0 +1,130 @@
+//! Where connections come from, and the byte stream they are. Binding and the failures of `accept`
+//! are in `socket.rs`; protocols are the doors'.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+use crate::Limits;
+
+/// A source of connections.
+pub trait Listener: Send {
+    /// The next connection. Never fails: it logs, counts, backs off and tries again. May be
+    /// dropped at any await without losing a connection.
+    fn accept(&mut self) -> impl Future<Output = Conn> + Send;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// A network address.
+    Ip(IpAddr),
+    /// A process on this machine, over a Unix socket or a pipe.
+    Local,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Local => f.write_str("local"),
+        }
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its byte stream.
+    pub io: ConnIo,
+    /// Who is at the other end.
+    pub peer: Peer,
+}
+
+/// The byte stream of a connection.
+#[derive(Debug)]
+pub enum ConnIo {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// One expression for whichever stream it is.
+macro_rules! each {
+    ($io:expr, $stream:ident => $does:expr) => {
+        match $io {
+            ConnIo::Tcp($stream) => $does,
+            #[cfg(unix)]
+            ConnIo::Unix($stream) => $does,
+        }
+    };
+}
+
+impl ConnIo {
+    /// Waits, without a buffer, until there is something to read or the peer has left.
+    ///
+    /// # Errors
+    /// What the system says about the socket.
+    pub async fn readable(&self) -> io::Result<()> {
+        each!(self, stream => stream.readable().await)
+    }
+
+    /// Sends small answers at once, and notices a peer that vanished (spec serving §1).
+    pub(crate) fn tune(&self, limits: &Limits) {
+        let ConnIo::Tcp(stream) = self else { return };
+        let socket = socket2::SockRef::from(stream);
+        let silence = Duration::from_millis(limits.tcp_keepalive_ms).max(Duration::from_secs(1));
+        let keepalive = socket2::TcpKeepalive::new().with_time(silence).with_interval(silence);
+        let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+        #[cfg(target_os = "linux")]
+        let tuned =
+            tuned.and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_millis(limits.write_progress_ms_max))));
+        // Fails when the peer has left already, which the door finds out by itself.
+        if let Err(error) = tuned {
+            tracing::debug!(%error, "socket options");
+        }
+    }
+}
+
+impl AsyncRead for ConnIo {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buf))
+    }
+}
+
+impl AsyncWrite for ConnIo {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(context, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(context, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(context))
+    }
+}

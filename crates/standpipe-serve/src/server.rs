@@ -1,0 +1,287 @@
+//! The event loops, one thread and one single-threaded runtime to a core, and the life of a
+//! connection on them: accept, permits, session, door, close. Protocols are the doors'; what
+//! blocks is the pool's.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::{RefusalPermit, Seat};
+use crate::core::Core;
+use crate::metrics::DoorMetrics;
+use crate::{
+    CloseReason, Conn, Door, Event, Events, Limits, LimitsError, LimitsHandle, Listener, Metrics, Origin, Refusal,
+    Session, Shutdown, Stopped,
+};
+
+/// Time for threads to end once nothing is left for them to do; beyond it one is stuck.
+const JOIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a server is started with.
+#[derive(Clone, Debug, Default)]
+pub struct ServerConfig {
+    /// The limits at start; [`Server::reload`] changes them.
+    pub limits: Limits,
+    /// Event loops; `None` is one for each core.
+    pub cores: Option<usize>,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The limits contradict each other.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// No thread or no event loop to be had.
+    #[error("can't start an event loop: {0}")]
+    EventLoop(#[from] io::Error),
+}
+
+/// The event loops of a node and what they share.
+#[derive(Debug)]
+pub struct Server {
+    core: Arc<Core>,
+    loops: Vec<EventLoop>,
+    end: CancellationToken,
+    alive: TaskTracker,
+}
+
+#[derive(Debug)]
+struct EventLoop {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the event loops; they idle until [`Server::listen`].
+    ///
+    /// # Errors
+    /// Limits that can't be meant, or no threads.
+    pub fn start(config: ServerConfig) -> Result<Self, StartError> {
+        config.limits.check()?;
+        let count = config.cores.unwrap_or_else(crate::limits::cores).max(1);
+        let core = Core::new(Arc::new(ArcSwap::from_pointee(config.limits)));
+        let mut server = Self { core, loops: Vec::new(), end: CancellationToken::new(), alive: TaskTracker::new() };
+        for index in 0..count {
+            let event_loop = server.event_loop(index)?;
+            server.loops.push(event_loop);
+        }
+        Ok(server)
+    }
+
+    fn event_loop(&self, index: usize) -> io::Result<EventLoop> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, token) = (self.end.clone(), self.alive.token());
+        let thread = std::thread::Builder::new().name(format!("loop-{index}")).spawn(move || {
+            runtime.block_on(end.cancelled());
+            // Drops what is left of its connections; each tells its end.
+            drop(runtime);
+            drop(token);
+        })?;
+        Ok(EventLoop { handle, thread })
+    }
+
+    /// Serves what comes in at `listeners` through `door`: the first on the first event loop, and
+    /// so on around.
+    pub fn listen<D: Door, L: Listener + 'static>(&self, door: Arc<D>, listeners: Vec<L>) {
+        for (listener, event_loop) in listeners.into_iter().zip(self.loops.iter().cycle()) {
+            let entrance =
+                Entrance { core: self.core.clone(), metrics: self.core.metrics.door(door.name()), door: door.clone() };
+            let task = entrance.accept_all(listener);
+            event_loop.handle.spawn(self.core.metrics.tasks().track_future(task));
+        }
+    }
+
+    /// Number of event loops: how many listeners a door wants.
+    pub fn cores(&self) -> usize {
+        self.loops.len()
+    }
+
+    /// The event loops' runtimes, for tasks of the node beside connections.
+    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        self.loops.iter().map(|event_loop| &event_loop.handle)
+    }
+
+    /// The limits in force, for who needs them beside sessions.
+    pub fn limits(&self) -> LimitsHandle {
+        self.core.limits.clone()
+    }
+
+    /// Puts other limits in force.
+    ///
+    /// # Errors
+    /// Limits that can't be meant; the old ones stay.
+    pub fn reload(&self, limits: Limits) -> Result<(), LimitsError> {
+        limits.check()?;
+        self.core.limits.store(Arc::new(limits));
+        Ok(())
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.core.metrics
+    }
+
+    /// Where events can be heard.
+    pub fn events(&self) -> &Events {
+        &self.core.events
+    }
+
+    /// The node's end, and the way to spawn tasks.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.core.shutdown
+    }
+
+    /// Stops: accepts no more, tells every connection, waits up to `drain_ms`, drops what is left
+    /// and joins the threads. A thread stuck in a job is left behind and told.
+    pub async fn stop(mut self) -> Stopped {
+        let core = self.core.clone();
+        core.shutdown.stop_accepting();
+        core.shutdown.close_sessions();
+        let patience = Duration::from_millis(core.limits.load().drain_ms);
+        let drained = tokio::time::timeout(patience, core.shutdown.drained()).await.unwrap_or(false);
+        core.shutdown.abort();
+        core.pool.stop();
+        self.end.cancel();
+        let joined = core.pool.join(JOIN_WITHIN).await & self.join().await;
+        if !drained || !joined {
+            tracing::warn!(drained, joined, "the server did not stop cleanly");
+        }
+        Stopped { clean: drained && joined }
+    }
+
+    async fn join(&mut self) -> bool {
+        self.alive.close();
+        if tokio::time::timeout(JOIN_WITHIN, self.alive.wait()).await.is_err() {
+            return false;
+        }
+        // Each has given its token back as its last act, so none of these waits.
+        std::mem::take(&mut self.loops).into_iter().all(|event_loop| event_loop.thread.join().is_ok())
+    }
+}
+
+impl Drop for Server {
+    /// Without [`Server::stop`] everything ends at once; threads are told, not waited for.
+    fn drop(&mut self) {
+        self.core.shutdown.stop_accepting();
+        self.core.shutdown.close_sessions();
+        self.core.shutdown.abort();
+        self.core.pool.stop();
+        self.end.cancel();
+    }
+}
+
+/// One door on one event loop.
+struct Entrance<D> {
+    core: Arc<Core>,
+    metrics: Arc<DoorMetrics>,
+    door: Arc<D>,
+}
+
+impl<D: Door> Entrance<D> {
+    async fn accept_all<L: Listener>(self, mut listener: L) {
+        let shutdown = self.core.shutdown.clone();
+        loop {
+            let conn = tokio::select! {
+                biased;
+                () = shutdown.stopping() => return,
+                conn = listener.accept() => conn,
+            };
+            self.take_in(conn);
+        }
+    }
+
+    /// Gives a connection a task of its own: to serve it, or to tell it why not.
+    fn take_in(&self, conn: Conn) {
+        let core = &self.core;
+        let limits = core.limits.load();
+        conn.io.tune(&limits);
+        let origin = Origin { session: core.next_session(), peer: conn.peer, door: self.metrics.name };
+        let open = Open::new(core.clone(), self.metrics.clone(), origin);
+        match core.seats.take(origin.door, origin.peer, &limits) {
+            Ok(seat) => {
+                open.emit(Event::Admitted);
+                core.shutdown.spawn_with_runtime(serve(self.door.clone(), conn, open, seat));
+            }
+            Err(refusal) => {
+                open.emit(Event::Refused(refusal));
+                let budget = RefusalPermit::take(core, &limits);
+                let patience = Duration::from_millis(limits.refusal_ms_max);
+                if let Some(permit) = budget {
+                    let task = refuse(self.door.clone(), conn, open, refusal, patience, permit);
+                    core.shutdown.spawn_with_runtime(task);
+                } else {
+                    open.close(CloseReason::Refused(refusal));
+                }
+            }
+        }
+    }
+}
+
+async fn serve<D: Door>(door: Arc<D>, conn: Conn, mut open: Open, seat: Seat) {
+    let session = Session::new(open.core.clone(), open.metrics.clone(), open.origin);
+    open.session = Some(session.clone());
+    let reason = door.serve(conn, session).await;
+    // The seat is free before the close is told, so who hears of it can come in.
+    drop(seat);
+    open.close(reason);
+}
+
+async fn refuse<D: Door>(
+    door: Arc<D>,
+    conn: Conn,
+    open: Open,
+    refusal: Refusal,
+    patience: Duration,
+    _permit: RefusalPermit,
+) {
+    let _late = tokio::time::timeout(patience, door.refuse(conn, refusal)).await;
+    open.close(CloseReason::Refused(refusal));
+}
+
+/// An accepted connection: tells its opening, and its end exactly once, also when its task panics
+/// or is dropped.
+struct Open {
+    core: Arc<Core>,
+    metrics: Arc<DoorMetrics>,
+    origin: Origin,
+    since: Instant,
+    session: Option<Session>,
+    reason: Option<CloseReason>,
+}
+
+impl Open {
+    fn new(core: Arc<Core>, metrics: Arc<DoorMetrics>, origin: Origin) -> Self {
+        let open = Self { core, metrics, origin, since: Instant::now(), session: None, reason: None };
+        open.emit(Event::Opened);
+        open
+    }
+
+    fn emit(&self, event: Event) {
+        self.core.events.emit(&self.metrics, self.origin, event);
+    }
+
+    /// Ends for `reason`, unless the session was closed for another one from outside.
+    fn close(mut self, reason: CloseReason) {
+        self.reason = self.session.as_ref().and_then(Session::close_reason).or(Some(reason));
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let unsaid = if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Aborted };
+        let (bytes_in, bytes_out) = self.session.as_ref().map_or((0, 0), Session::bytes);
+        let reason = self.reason.unwrap_or(unsaid);
+        if reason == CloseReason::Panicked {
+            self.emit(Event::Error { message: "a door panicked; its connection was closed".into(), internal: true });
+        }
+        self.emit(Event::Closed { reason, took: self.since.elapsed(), bytes_in, bytes_out });
+    }
+}

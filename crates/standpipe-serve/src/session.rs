@@ -1,0 +1,329 @@
+//! A connection as the doors see it: who is there, what it may use, and [`Session::run`], the only
+//! road to a worker. It reads and writes no byte of the connection; that is the door's.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot::{self, Receiver};
+use tokio::time::{timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Budget;
+use crate::core::Core;
+use crate::metrics::DoorMetrics;
+use crate::pool::{Go, Job, Pool};
+use crate::queue::Ticket;
+use crate::{
+    BytesPermit, Class, CloseReason, Cost, Deadline, Event, Limits, Metrics, Origin, Peer, Refusal, RequestGuard,
+    WatchPermit,
+};
+
+/// Why a job gave no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Not let in.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It waited `queue_wait_ms_max` for a worker and was never started.
+    #[error("the request waited too long for a worker")]
+    QueueWait,
+    /// Its deadline had passed before it could start.
+    #[error("the request took too long")]
+    Deadline,
+    /// It panicked; the log has the message.
+    #[error("internal error")]
+    Panicked,
+    /// The node stops; it was never started.
+    #[error("the server is shutting down")]
+    Shutdown,
+}
+
+/// One connection; a handle that is cheap to clone. Permits are held by the connection's task, not
+/// by the handle, so a handle that outlives its connection holds nothing of it.
+#[derive(Clone, Debug)]
+pub struct Session(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    core: Arc<Core>,
+    door: Arc<DoorMetrics>,
+    origin: Origin,
+    cancel: CancellationToken,
+    /// Set by who closes the connection from outside; goes before what the door says.
+    reason: OnceLock<CloseReason>,
+    watchers: Budget,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn new(core: Arc<Core>, door: Arc<DoorMetrics>, origin: Origin) -> Self {
+        let cancel = core.shutdown.session_token();
+        Self(Arc::new(Inner {
+            core,
+            door,
+            origin,
+            cancel,
+            reason: OnceLock::new(),
+            watchers: Budget::default(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        }))
+    }
+
+    /// Number of the connection, unique while the node runs.
+    pub fn id(&self) -> u64 {
+        self.0.origin.session
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.0.origin.peer
+    }
+
+    /// Name of the door.
+    pub fn door(&self) -> &'static str {
+        self.0.origin.door
+    }
+
+    /// The limits in force now.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.0.core.limits.load_full()
+    }
+
+    /// The node's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.core.metrics
+    }
+
+    /// Resolves when the connection is to end: say goodbye, let open requests end, return.
+    pub async fn closing(&self) {
+        self.0.cancel.cancelled().await;
+    }
+
+    /// Whether the connection is to end.
+    pub fn is_closing(&self) -> bool {
+        self.0.cancel.is_cancelled()
+    }
+
+    /// Asks the connection to end, for `reason`; the first reason counts.
+    pub fn close(&self, reason: CloseReason) {
+        let _earlier_counts = self.0.reason.set(reason);
+        self.0.cancel.cancel();
+    }
+
+    /// The reason given to [`Session::close`].
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        self.0.reason.get().copied()
+    }
+
+    /// Accounts for bytes received and sent.
+    pub fn add_bytes(&self, bytes_in: u64, bytes_out: u64) {
+        let Inner { door, bytes_in: all_in, bytes_out: all_out, .. } = &*self.0;
+        for (counter, bytes) in
+            [(all_in, bytes_in), (all_out, bytes_out), (&door.bytes_in, bytes_in), (&door.bytes_out, bytes_out)]
+        {
+            counter.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes received and sent, as accounted for.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.0.bytes_in.load(Ordering::Relaxed), self.0.bytes_out.load(Ordering::Relaxed))
+    }
+
+    /// Begins a request; the guard tells its end.
+    pub fn request(&self) -> RequestGuard {
+        RequestGuard::new(self.clone())
+    }
+
+    /// Admits `bytes` of a body.
+    ///
+    /// # Errors
+    /// [`Refusal::Bodies`] when `bodies_bytes_in_flight_max` would be exceeded.
+    pub fn body_bytes(&self, bytes: usize) -> Result<BytesPermit, Refusal> {
+        let mut permit = BytesPermit::new(self.clone());
+        permit.grow(bytes).map(|()| permit)
+    }
+
+    /// Admits a watcher.
+    ///
+    /// # Errors
+    /// [`Refusal::Watchers`] or [`Refusal::ConnectionWatchers`] when there are too many.
+    pub fn watch_permit(&self) -> Result<WatchPermit, Refusal> {
+        WatchPermit::take(self.clone())
+    }
+
+    /// A watcher fell behind and gets a fresh value.
+    pub fn lagged(&self) {
+        self.emit(Event::Lagged);
+    }
+
+    /// Runs `job` and gives its result: here when it is small, else on a worker when its turn
+    /// comes. Dropping the future drops a job that waits; one that has started runs to its end
+    /// and its result is discarded.
+    ///
+    /// # Errors
+    /// See [`JobError`]; only `Panicked` means that the job was started.
+    pub async fn run<T, F>(&self, class: Class, cost: Cost, deadline: Deadline, job: F) -> Result<T, JobError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        match cost {
+            Cost::Small => self.run_here(class, deadline, job),
+            // Boxed, for it holds timers and a channel that small jobs should not carry about.
+            Cost::Bytes(bytes) => Box::pin(self.run_queued(class, bytes, deadline, job)).await,
+        }
+    }
+
+    /// Two looks at the clock, no lock and no allocation: the path of a small read.
+    fn run_here<T>(&self, class: Class, deadline: Deadline, job: impl FnOnce() -> T) -> Result<T, JobError> {
+        let now = Instant::now();
+        if deadline.expired_at(now) {
+            return Err(self.not_started(JobError::Deadline));
+        }
+        self.contain(class, None, now, job)
+    }
+
+    async fn run_queued<T, F>(&self, class: Class, bytes: usize, deadline: Deadline, job: F) -> Result<T, JobError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let queued_at = Instant::now();
+        if deadline.expired_at(queued_at) {
+            return Err(self.not_started(JobError::Deadline));
+        }
+        let (grow_after, wait_max) = {
+            let limits = self.0.core.limits.load();
+            (limits.worker_grow_after_ms, Duration::from_millis(limits.queue_wait_ms_max))
+        };
+        let start_by = deadline.instant().min(queued_at + wait_max);
+        let (run, answer) = self.queueable(class, job);
+        let job = Job { queued_at, start_by, deadline, run };
+        let ticket = self.0.core.pool.submit(class, self.id(), bytes, job).map_err(|error| self.not_started(error))?;
+        self.emit(Event::Queued { class, bytes });
+        let queued = Queued { pool: &self.0.core.pool, ticket: Some(ticket), answer };
+        let result = queued.wait(Duration::from_millis(grow_after), start_by, deadline).await;
+        result.map_err(|error| if error == JobError::Panicked { error } else { self.not_started(error) })
+    }
+
+    /// Wraps `job` for a worker; its result comes out of the receiver.
+    #[expect(clippy::type_complexity, reason = "named types would only be used here")]
+    fn queueable<T, F>(&self, class: Class, job: F) -> (Box<dyn FnOnce(Go) + Send>, Receiver<Result<T, JobError>>)
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let session = self.clone();
+        let run = move |go: Go| {
+            // The caller may have gone between the queue and here.
+            if !reply.is_closed() {
+                let result = go.and_then(|waited| session.contain(class, Some(waited), Instant::now(), job));
+                let _caller_gone = reply.send(result);
+            }
+        };
+        (Box::new(run), answer)
+    }
+
+    /// Runs `job`, turns its panic into an error, and accounts for it.
+    fn contain<T>(
+        &self,
+        class: Class,
+        waited: Option<Duration>,
+        started: Instant,
+        job: impl FnOnce() -> T,
+    ) -> Result<T, JobError> {
+        let result = catch_unwind(AssertUnwindSafe(job));
+        self.emit(Event::Ran { class, waited, took: started.elapsed(), panicked: result.is_err() });
+        result.map_err(|panic| {
+            let message = format!("a {} job panicked: {}", class.as_str(), panic_message(&*panic));
+            self.emit(Event::Error { message: message.into(), internal: true });
+            JobError::Panicked
+        })
+    }
+
+    /// Tells why a job was not started, and passes it on.
+    fn not_started(&self, error: JobError) -> JobError {
+        match error {
+            JobError::Refused(refusal) => {
+                self.refused(refusal);
+            }
+            JobError::Shutdown => {
+                self.refused(Refusal::Stopping);
+            }
+            error => self.emit(Event::TimedOut(error)),
+        }
+        error
+    }
+
+    /// Tells a refusal, and passes it on.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Refusal {
+        self.emit(Event::Refused(refusal));
+        refusal
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        self.0.core.events.emit(&self.0.door, self.0.origin, event);
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    pub(crate) fn watchers(&self) -> &Budget {
+        &self.0.watchers
+    }
+}
+
+/// A job in the queue, seen from its caller; dropping it withdraws the job.
+struct Queued<'a, T> {
+    pool: &'a Pool,
+    ticket: Option<Ticket>,
+    answer: Receiver<Result<T, JobError>>,
+}
+
+impl<T> Queued<'_, T> {
+    /// The caller's own timers ask for a worker and end the wait, so both work when every worker
+    /// is stuck. Once started, the job is waited for: a deadline is never tested in the middle.
+    async fn wait(mut self, grow_after: Duration, start_by: Instant, deadline: Deadline) -> Result<T, JobError> {
+        if let Ok(answer) = timeout(grow_after, &mut self.answer).await {
+            return self.done(answer);
+        }
+        self.pool.job_waits();
+        if let Ok(answer) = timeout_at(start_by.into(), &mut self.answer).await {
+            return self.done(answer);
+        }
+        if self.withdraw() {
+            return Err(if deadline.expired() { JobError::Deadline } else { JobError::QueueWait });
+        }
+        let answer = (&mut self.answer).await;
+        self.done(answer)
+    }
+
+    fn done(&mut self, answer: Result<Result<T, JobError>, oneshot::error::RecvError>) -> Result<T, JobError> {
+        self.ticket = None;
+        // A job that was dropped without a word was dropped by the pool's stop.
+        answer.unwrap_or(Err(JobError::Shutdown))
+    }
+
+    fn withdraw(&mut self) -> bool {
+        self.ticket.take().is_some_and(|ticket| self.pool.withdraw(ticket))
+    }
+}
+
+impl<T> Drop for Queued<'_, T> {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
