@@ -1,0 +1,28 @@
+//! The pure part of Standpipe: paths, values, rows, JSON, queries, hashes, push ids.
+//!
+//! Knows no tokio, store, clock, randomness, environment or file: everything here is a function of its
+//! arguments. Values are *rows* throughout (see [`rows`] and ADR 0003); whoever has rows, in memory or
+//! behind a [`RowCursor`], has JSON ([`JsonStream`]), hashes and queries.
+
+pub mod change;
+pub mod json;
+pub mod key;
+pub mod leaf;
+mod number;
+pub mod parse;
+pub mod path;
+pub mod rows;
+pub mod server_value;
+mod varint;
+
+pub use change::{Change, ChangeKind, Event, EventKind, Write};
+pub use json::{Format, JsonStream, Progress, ShallowRange, to_json, write_json_string};
+pub use key::{
+    CHILDREN, KEY_BYTES_MAX, KeyError, PAST, PRIORITY, check_key, compare_keys, compare_utf16, decode_key, encode_key,
+    integer_key, is_priority_key, segment_len,
+};
+pub use leaf::{Leaf, OwnedLeaf, STRING_BYTES_MAX};
+pub use parse::{Merge, ParseError, ParseLimits, RowSink, SpecialError, Stop, parse_merge, parse_stream, parse_value};
+pub use path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Location, Path, PathError};
+pub use rows::{Conflict, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
+pub use server_value::resolve;
