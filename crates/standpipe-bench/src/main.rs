@@ -1,0 +1,102 @@
+//! `cargo xtask bench NAME`: the release binary side by side with the peers it is compared with,
+//! in one run, over loopback. The server side is pinned to core 0 and the load to core 1, so that
+//! what the load costs is not counted. It prints figures and ratios with the bars they have to
+//! meet and asserts none of them: a shared machine is too noisy for that.
+
+#![allow(clippy::print_stdout, reason = "the figures are what it is for")]
+
+mod bare;
+mod fanout;
+mod figures;
+mod get;
+mod idle;
+mod import;
+mod machine;
+mod nginx;
+mod process;
+mod put;
+mod start;
+mod wrk;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tempfile::TempDir;
+
+use crate::process::Side;
+
+#[derive(Debug, Parser)]
+#[command(about = "Benchmarks of the release binary, side by side with its peers")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+/// How long each figure is measured.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Pace {
+    /// Seconds of load in each round of a side
+    #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Rounds of each side; the sides take turns
+    #[arg(long, global = true, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Bench {
+    /// Reads of a small value: requests/s and CPU per request, latency under 1,000 connections
+    Get,
+    /// Durable writes of small values from 50 connections
+    Put,
+    /// One path, 1,000 watchers: CPU per delivery, latency, nothing lost or out of order
+    Fanout,
+    /// Memory for each idle connection and each idle watcher
+    Idle,
+    /// `standpipe import` of large files: MB/s and peak memory
+    Import,
+    /// From exec to the ready line on a store of more than 1 GB
+    Start,
+    /// The peer of `get` and `idle`: hyper and nothing else, on a free port
+    #[command(hide = true)]
+    BareHyper {
+        /// The body of every answer
+        body: String,
+        /// A header of every answer, `name: value`
+        headers: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    let Arguments { bench, pace } = Arguments::parse();
+    if let Bench::BareHyper { body, headers } = bench {
+        return bare::serve(body, &headers);
+    }
+    machine::print();
+    process::raise_descriptor_limit()?;
+    process::pin(Side::Load)?;
+    match bench {
+        Bench::Get => get::run(pace),
+        Bench::Put => put::run(pace),
+        Bench::Fanout => fanout::run(pace),
+        Bench::Idle => idle::run(),
+        Bench::Import => import::run(),
+        Bench::Start => start::run(),
+        Bench::BareHyper { .. } => unreachable!("returned above"),
+    }
+}
+
+/// A folder for one run below `target`: a real disk, which the system's temporary folder may not
+/// be, and the same one for every side.
+fn scratch() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("bench-").tempdir_in(target()?)?)
+}
+
+/// The `target` folder, which holds `release/standpipe-bench`.
+fn target() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.ancestors().nth(2).context("not below a target folder")?.to_owned())
+}

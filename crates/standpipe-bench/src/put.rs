@@ -1,0 +1,134 @@
+//! Durable writes of small values to different keys from fifty connections, beside etcd and beside
+//! the least that LMDB asks for: one writer, one synced commit for all that waits.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use heed::types::{Bytes, Str};
+use heed::{Database, Env, EnvOpenOptions};
+
+use crate::figures::{Bar, Load, missing, ratio};
+use crate::process::{Server, Side, free_address, installed, pin};
+use crate::wrk::{self, Script};
+use crate::{Pace, scratch};
+
+const CONNECTIONS: u32 = 50;
+const KEYS: u64 = 100_000;
+
+/// Prints both comparisons.
+///
+/// # Errors
+/// A side does not start or a write fails.
+pub(crate) fn run(pace: Pace) -> Result<()> {
+    println!("\ndurable PUT of small values to {KEYS} keys, {CONNECTIONS} connections");
+    if !wrk::is_installed() {
+        missing("wrk, which every figure needs", wrk::INSTALL);
+        return Ok(());
+    }
+    let dir = scratch()?;
+    let ours = Server::standpipe(&dir.path().join("data"))?;
+    let etcd = etcd(&dir.path().join("etcd"))?;
+    let put = Script { path: "/", lua: include_str!("put_standpipe.lua") };
+    let mut sides = vec![(&ours, put)];
+    match &etcd {
+        Some(etcd) => sides.push((etcd, Script { path: "/", lua: include_str!("put_etcd.lua") })),
+        None => missing("etcd", "apt-get install etcd-server"),
+    }
+    let loads = wrk::compare(&sides, CONNECTIONS, pace)?;
+    let bare = bare_lmdb(dir.path(), pace)?;
+    if let Some(theirs) = loads.get(1) {
+        ratio("writes/s, standpipe / etcd", loads[0].rate(), theirs.rate(), Bar::AtLeast(3.0));
+    }
+    ratio("writes/s, standpipe / bare LMDB", loads[0].rate(), bare, Bar::AtLeast(0.7));
+    Ok(())
+}
+
+/// One member, its data on the disk of the other sides; it syncs its log before it answers.
+fn etcd(data: &Path) -> Result<Option<Server>> {
+    let Some(program) = installed("etcd") else { return Ok(None) };
+    let (client, peer) = (free_address()?, free_address()?);
+    let mut command = Command::new(program);
+    command.arg("--data-dir").arg(data).args(["--log-level", "error"]);
+    command.args(["--listen-client-urls", "--advertise-client-urls"].map(|flag| format!("{flag}=http://{client}")));
+    command.args(["--listen-peer-urls", "--initial-advertise-peer-urls"].map(|flag| format!("{flag}=http://{peer}")));
+    command.arg(format!("--initial-cluster=default=http://{peer}")).stderr(Stdio::null());
+    Server::at("etcd", client, command).map(Some)
+}
+
+/// A write that waits for its commit.
+struct Write {
+    key: String,
+    value: String,
+    committed: SyncSender<()>,
+}
+
+/// Writes per second of the bare loop: the writer on the server's core, its feeders on the other.
+fn bare_lmdb(dir: &Path, pace: Pace) -> Result<f64> {
+    let path = dir.join("bare");
+    std::fs::create_dir(&path)?;
+    let env = open(&path)?;
+    let time = Duration::from_secs((pace.rounds * pace.seconds).into());
+    let (number, done, start) = (AtomicU64::new(0), AtomicBool::new(false), Instant::now());
+    let (sender, waiting) = sync_channel(CONNECTIONS as usize);
+    let commits = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write(&env, waiting));
+        for _ in 0..CONNECTIONS {
+            let sender = sender.clone();
+            scope.spawn(|| feed(sender, &number, &done));
+        }
+        drop(sender);
+        std::thread::park_timeout(time);
+        done.store(true, Ordering::Relaxed);
+        writer.join().map_err(|_| anyhow!("the writer panicked"))?
+    })?;
+    let (requests, time) = (number.into_inner(), start.elapsed());
+    let load = Load { requests, time, ..Load::default() };
+    println!("{:>24} {:>5}: {:>9.0} writes/s in {commits} commits", "bare LMDB", "all", load.rate());
+    Ok(load.rate())
+}
+
+#[expect(unsafe_code, reason = "LMDB maps a file")]
+fn open(path: &Path) -> Result<Env> {
+    // SAFETY: the folder was made for this run; nobody else opens or changes the file.
+    Ok(unsafe { EnvOpenOptions::new().map_size(4 << 30).open(path)? })
+}
+
+/// Commits what waits, synced, until the feeders are gone. Returns how many commits that took.
+fn write(env: &Env, waiting: Receiver<Write>) -> Result<u64> {
+    pin(Side::Server)?;
+    let mut txn = env.write_txn()?;
+    let values: Database<Str, Bytes> = env.create_database(&mut txn, None)?;
+    txn.commit()?;
+    let mut commits = 0;
+    while let Ok(first) = waiting.recv() {
+        let mut txn = env.write_txn()?;
+        let mut group = vec![first];
+        group.extend(waiting.try_iter());
+        for write in &group {
+            values.put(&mut txn, &write.key, write.value.as_bytes())?;
+        }
+        txn.commit()?;
+        commits += 1;
+        for write in group {
+            // The feeder waits for it.
+            let _ = write.committed.send(());
+        }
+    }
+    Ok(commits)
+}
+
+fn feed(sender: SyncSender<Write>, number: &AtomicU64, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        let (committed, commit) = sync_channel(1);
+        let n = number.fetch_add(1, Ordering::Relaxed);
+        let (key, value) = (format!("bench/put/k{:06}", n % KEYS), n.to_string());
+        // Both fail only where the writer has failed, which ends the run.
+        if sender.send(Write { key, value, committed }).is_err() || commit.recv().is_err() {
+            return;
+        }
+    }
+}
