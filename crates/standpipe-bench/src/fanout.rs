@@ -104,12 +104,13 @@ async fn series(peer: &Peer, channel: &str, rate: u32, round: u32, seconds: u32)
     let mut publishers = JoinSet::new();
     for lane in 0..LANES {
         let request = (peer.publish)(channel);
-        publishers.spawn_local(publish(addr, request, lane, count, rate, Rc::clone(&tally)));
+        publishers.spawn_local(publish(addr, request, lane, rate, Rc::clone(&tally)));
     }
     while let Some(done) = publishers.join_next().await {
         done??;
     }
     let published = start.elapsed();
+    let count = tally.borrow().sent.iter().flatten().count();
     settle(&tally, count * WATCHERS).await;
     let cpu = peer.server.process.cpu()? - cpu;
     drop(watchers);
@@ -196,13 +197,19 @@ fn number(line: &[u8]) -> Option<usize> {
     std::str::from_utf8(&data[data.len() - digits..]).ok()?.parse().ok()
 }
 
-/// Sends the numbers of one publisher, each when it is due and the one before is answered.
-async fn publish(addr: SocketAddr, line: String, lane: usize, count: usize, rate: u32, tally: Shared) -> Result<()> {
+/// Sends the numbers of one publisher, each when it is due and the one before is answered. A server
+/// that does not keep up with the rate gets twice the time, and the rest is not sent.
+async fn publish(addr: SocketAddr, line: String, lane: usize, rate: u32, tally: Shared) -> Result<()> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
-    let start = Instant::now();
+    let (start, count) = (Instant::now(), tally.borrow().sent.len());
+    let due = |number: usize| start + Duration::from_secs_f64(number as f64 / f64::from(rate));
+    let end = due(2 * count);
     for number in (lane..count).step_by(LANES) {
-        sleep_until(start + Duration::from_secs_f64(number as f64 / f64::from(rate))).await;
+        sleep_until(due(number)).await;
+        if Instant::now() > end {
+            break;
+        }
         let body = number.to_string();
         let length = body.len();
         tally.borrow_mut().sent[number] = Some(Instant::now());
