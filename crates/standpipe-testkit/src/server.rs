@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -44,6 +44,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     data: Option<PathBuf>,
+    port: u16,
 }
 
 impl Launch {
@@ -58,7 +59,7 @@ impl Launch {
     }
 
     fn new(verb: &str) -> Self {
-        Self { arguments: vec![verb.into()], variables: Vec::new(), data: None }
+        Self { arguments: vec![verb.into()], variables: Vec::new(), data: None, port: 0 }
     }
 
     /// Adds command line arguments.
@@ -79,6 +80,14 @@ impl Launch {
     #[must_use]
     pub fn data(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data = Some(dir.into());
+        self
+    }
+
+    /// Listens on a port that stays the same over restarts, for clients that come back by
+    /// themselves.
+    #[must_use]
+    pub fn same_port(mut self) -> Self {
+        self.port = lasting_port();
         self
     }
 
@@ -104,7 +113,7 @@ impl Launch {
                 command.env_remove(name);
             }
         }
-        command.args(&self.arguments).args(["--listen", "127.0.0.1:0"]).arg("--data").arg(data);
+        command.args(&self.arguments).args(["--listen", &format!("127.0.0.1:{}", self.port)]).arg("--data").arg(data);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -146,6 +155,12 @@ impl Server {
         self.process.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The lines it has written to stdout so far.
+    pub fn stdout(&mut self) -> &[String] {
+        self.process.said.extend(self.process.stdout.try_iter());
+        &self.process.said
+    }
+
     /// Asks it to stop (SIGTERM) and waits for its end.
     ///
     /// # Errors
@@ -181,8 +196,8 @@ impl Server {
         self.process.wait()
     }
 
-    /// Starts it again on the same data folder, with the same arguments, on another port. Kills
-    /// the process first if it still runs.
+    /// Starts it again on the same data folder, with the same arguments, on another port (but see
+    /// [`Launch::same_port`]). Kills the process first if it still runs.
     ///
     /// # Errors
     /// As [`Launch::start`].
@@ -200,6 +215,8 @@ struct Process {
     addr: SocketAddr,
     /// Lines of stdout; closed when the process has closed it, that is at its end.
     stdout: Receiver<String>,
+    /// Lines taken from there.
+    said: Vec<String>,
     stderr: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -220,7 +237,7 @@ impl Process {
             }),
         ];
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process = Self { child, addr: unknown, stdout, stderr, readers };
+        let mut process = Self { child, addr: unknown, stdout, said: Vec::new(), stderr, readers };
         process.addr = process.ready()?;
         Ok(process)
     }
@@ -230,8 +247,10 @@ impl Process {
         loop {
             match self.stdout.recv_timeout(LIMIT) {
                 Ok(line) => {
-                    if let Some(addr) = ready_address(&line) {
-                        return addr.parse().with_context(|| format!("no address in {line:?}"));
+                    let addr = ready_address(&line).map(str::to_owned);
+                    self.said.push(line);
+                    if let Some(addr) = addr {
+                        return addr.parse().with_context(|| format!("no address: {addr:?}"));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => bail!("not ready after {LIMIT:?}"),
@@ -247,7 +266,7 @@ impl Process {
     fn wait(&mut self) -> Result<ExitStatus> {
         loop {
             match self.stdout.recv_timeout(LIMIT) {
-                Ok(_) => {}
+                Ok(line) => self.said.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     self.end();
@@ -279,6 +298,15 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A free port that the system gives to nobody who asks for any port, clients included: it would
+/// be taken while a server restarts.
+fn lasting_port() -> u16 {
+    let start = u16::try_from(std::process::id() % 20_000).expect("below 20,000");
+    let ports = (0..20_000).map(|n| 10_000 + (start + n) % 20_000);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.into_iter().find(is_free).expect("one of 20,000 ports is free")
 }
 
 /// The address in `standpipe ready http://ADDRESS data=DIR`.
