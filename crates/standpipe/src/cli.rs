@@ -1,0 +1,470 @@
+//! The command line: its words, their help, and nothing of what they do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Durability, LogFormat};
+use crate::exit::Exit;
+
+const SIXTY_SECONDS: &str = "\
+Examples:
+  standpipe dev                                  start a server on 127.0.0.1:9000
+  standpipe watch /home                          follow a path, in another terminal
+  standpipe put /home/kitchen/temp 21.5          write a value, in a third";
+
+fn after_help() -> String {
+    format!("{SIXTY_SECONDS}\n\n{}", Exit::table())
+}
+
+/// One live tree, many doors: a durable JSON tree that every client can read, change and watch
+///
+/// Results go to stdout, as JSON; everything else goes to stderr.
+#[derive(Debug, Parser)]
+#[command(name = "standpipe", version, propagate_version = true, after_help = after_help())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Verbosity {
+    /// Log more (twice: even more); STANDPIPE_LOG sets levels by part
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Log less (twice: nothing); hides progress
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "verbose")]
+    quiet: u8,
+}
+
+impl Verbosity {
+    /// Levels above what the command would log by itself; below it where negative.
+    pub(crate) fn steps(self) -> i16 {
+        i16::from(self.verbose) - i16::from(self.quiet)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a server for development: open access, any database on first use
+    #[command(after_help = "\
+Speaks as the Firebase Realtime Database emulator does. Data is kept in ./.standpipe.
+
+Examples:
+  standpipe dev
+  standpipe dev --rules database.rules.json --import ./emulator-data
+  FIREBASE_DATABASE_EMULATOR_HOST=127.0.0.1:9000 npm test")]
+    Dev(NodeArgs),
+    /// Start a server: locked unless told otherwise, only the databases that are named
+    #[command(after_help = "\
+Settings come from defaults, then --config, then variables (STANDPIPE_LISTEN, STANDPIPE_LIMITS_DRAIN_MS, …),
+then arguments; the later wins. `standpipe config show` tells what came of it.
+
+Examples:
+  standpipe serve --data ./data --rules database.rules.json
+  standpipe serve --config /etc/standpipe.toml")]
+    Serve(NodeArgs),
+    /// Print the value at a path
+    #[command(after_help = "\
+Examples:
+  standpipe get /
+  standpipe get /tanks --order-by level --start-at 0.5 --limit-to-last 1
+  standpipe get /tanks --shallow --pretty")]
+    Get(GetArgs),
+    /// Replace the value at a path; null removes it
+    #[command(after_help = "\
+Examples:
+  standpipe put /home/kitchen/temp 21.5
+  standpipe put /home/name '\"cottage\"'             (a string has its JSON quotes)
+  standpipe put /home @home.json
+  jq .home all.json | standpipe put /home
+  standpipe put /claims/42 '\"me\"' --if-match null_etag   (only if nothing is there)")]
+    Put(PutArgs),
+    /// Change some children of a path at once; keys may be paths, null removes
+    #[command(after_help = "\
+Examples:
+  standpipe patch /home '{\"kitchen/temp\": 21.5, \"cellar\": null}'")]
+    Patch(WriteArgs),
+    /// Add a child under a new key that sorts after all before it; prints the key
+    #[command(after_help = "\
+Examples:
+  standpipe push /messages '{\"text\": \"hello\"}'")]
+    Push(WriteArgs),
+    /// Remove the value at a path
+    #[command(after_help = "\
+Examples:
+  standpipe rm /home/cellar")]
+    Rm(RmArgs),
+    /// Follow a path: the value now, then every change, one line of JSON each
+    #[command(after_help = "\
+Reconnects by itself and misses nothing; where the server can't fill a gap, a `reset` comes before the
+whole value. Ctrl-C ends it. With `--since last` it goes on where it was last time; the position is kept in
+$XDG_STATE_HOME/standpipe (~/.local/state/standpipe), a file for each server, database and path.
+
+Examples:
+  standpipe watch /home
+  standpipe watch /board --since last
+  standpipe watch /jobs/7/state --once")]
+    Watch(WatchArgs),
+    /// Load a JSON file of any size into a path
+    #[command(after_help = "\
+Replaces what is there, in pieces: watchers see them come. Memory does not grow with the file.
+
+Examples:
+  standpipe import prod.json --data ./data
+  zcat prod.json.gz | standpipe import - --path /restored")]
+    Import(ImportArgs),
+    /// Print the value at a path with priorities, as `import` reads it
+    #[command(after_help = "\
+Examples:
+  standpipe export / > back.json
+  standpipe export /tanks --out tanks.json")]
+    Export(ExportArgs),
+    /// Copy a database into a file, while it is in use
+    #[command(after_help = "\
+Examples:
+  standpipe backup today.standpipe
+  standpipe backup today.standpipe --data ./data")]
+    Backup(BackupArgs),
+    /// Put a backup in place as a database of a data folder
+    #[command(after_help = "\
+Examples:
+  standpipe restore today.standpipe --data ./restored")]
+    Restore(RestoreArgs),
+    /// Read all of a data folder and check that it is whole
+    #[command(after_help = "\
+Examples:
+  standpipe verify --data ./data")]
+    Verify(VerifyArgs),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the completions of a shell
+    #[command(after_help = "\
+Examples:
+  standpipe completions bash > ~/.local/share/bash-completion/completions/standpipe")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder; made if missing
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every setting and where it comes from, as a file that --config reads
+    #[command(after_help = "\
+Examples:
+  standpipe config show --config standpipe.toml
+  standpipe config show --defaults              (with the variable that sets each)")]
+    Show {
+        /// Settings of `dev` in place of `serve`
+        #[arg(long)]
+        dev: bool,
+        /// The defaults alone, and the variable that sets each
+        #[arg(long)]
+        defaults: bool,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct NodeArgs {
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// The data folder; made if missing [default: ./.standpipe for dev, ./data for serve]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "STANDPIPE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Rules to store at start (JSON with comments)
+    #[arg(long, value_name = "FILE", env = "STANDPIPE_RULES")]
+    pub(crate) rules: Option<PathBuf>,
+    /// Data to load at start: a JSON file, or a folder as the emulator exports it
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) import: Option<PathBuf>,
+    /// When a write is acknowledged [default: commit]
+    #[arg(long)]
+    pub(crate) durability: Option<Durability>,
+    /// How log lines look [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Which tree a client verb means.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TargetArgs {
+    /// The server
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    /// Open this data folder in place of asking a server; no server may hold it
+    #[arg(long, value_name = "DIR", help_heading = "Which tree")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+/// Which database of a server, and as whom.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AccessArgs {
+    /// The database (`ns`) [default: the server's default]
+    #[arg(long, value_name = "NAME", env = "STANDPIPE_DB", help_heading = "Which tree")]
+    pub(crate) db: Option<String>,
+    /// The credential; a file or the variable keeps it out of process lists
+    #[arg(long, env = "STANDPIPE_TOKEN", hide_env_values = true, help_heading = "Which tree")]
+    pub(crate) token: Option<String>,
+    /// File that holds the credential; goes before STANDPIPE_TOKEN
+    #[arg(long, value_name = "FILE", help_heading = "Which tree")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct GetArgs {
+    /// The path, such as /home/kitchen
+    pub(crate) path: String,
+    /// Indent the JSON
+    #[arg(long)]
+    pub(crate) pretty: bool,
+    /// Only the keys of the children
+    #[arg(long)]
+    pub(crate) shallow: bool,
+    #[command(flatten)]
+    pub(crate) query: QueryArgs,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+/// A query over the children of the path. Bounds are JSON; what is no JSON is taken as a string.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct QueryArgs {
+    /// Order by a child's path, or by `$key`, `$value` or `$priority`
+    #[arg(long, value_name = "CHILD", help_heading = "Query")]
+    pub(crate) order_by: Option<String>,
+    /// First value, itself included
+    #[arg(long, value_name = "JSON", help_heading = "Query", allow_hyphen_values = true)]
+    pub(crate) start_at: Option<String>,
+    /// First value, itself left out
+    #[arg(long, value_name = "JSON", help_heading = "Query", allow_hyphen_values = true)]
+    pub(crate) start_after: Option<String>,
+    /// Last value, itself included
+    #[arg(long, value_name = "JSON", help_heading = "Query", allow_hyphen_values = true)]
+    pub(crate) end_at: Option<String>,
+    /// Last value, itself left out
+    #[arg(long, value_name = "JSON", help_heading = "Query", allow_hyphen_values = true)]
+    pub(crate) end_before: Option<String>,
+    /// Only this value
+    #[arg(long, value_name = "JSON", help_heading = "Query", allow_hyphen_values = true)]
+    pub(crate) equal_to: Option<String>,
+    /// At most so many, from the first
+    #[arg(long, value_name = "N", help_heading = "Query")]
+    pub(crate) limit_to_first: Option<u32>,
+    /// At most so many, from the last
+    #[arg(long, value_name = "N", help_heading = "Query", conflicts_with = "limit_to_first")]
+    pub(crate) limit_to_last: Option<u32>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WriteArgs {
+    /// The path, such as /home/kitchen
+    pub(crate) path: String,
+    /// The value: JSON, @FILE, or - for stdin
+    #[arg(value_name = "JSON|@FILE|-", default_value = "-", hide_default_value = true, allow_hyphen_values = true)]
+    pub(crate) value: String,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PutArgs {
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+    /// Only if the value there has this ETag; null_etag means nothing is there
+    #[arg(long, value_name = "ETAG")]
+    pub(crate) if_match: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RmArgs {
+    /// The path, such as /home/kitchen
+    pub(crate) path: String,
+    /// Only if the value there has this ETag
+    #[arg(long, value_name = "ETAG")]
+    pub(crate) if_match: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WatchArgs {
+    /// The path, such as /home/kitchen
+    pub(crate) path: String,
+    /// Changes after this revision; `last` goes on where this command ended last time
+    #[arg(long, value_name = "REV|last")]
+    pub(crate) since: Option<Since>,
+    /// End after the first line
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// The server
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    Rev(u64),
+    Last,
+}
+
+impl std::str::FromStr for Since {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "last" => Ok(Self::Last),
+            number => number.parse().map(Self::Rev).map_err(|_| "a revision (the `rev` of a line), or `last`"),
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ImportArgs {
+    /// The file; - for stdin
+    #[arg(value_name = "FILE|-")]
+    pub(crate) file: PathBuf,
+    /// Where to put it
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+    /// Keep what is there and is not in the file
+    #[arg(long)]
+    pub(crate) merge: bool,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExportArgs {
+    /// The path, such as /home/kitchen
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Write this file, whole or not at all, in place of stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BackupArgs {
+    /// The file to write; it must not exist
+    pub(crate) dest: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RestoreArgs {
+    /// A file that `standpipe backup` wrote
+    pub(crate) source: PathBuf,
+    /// The data folder; made if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// The database it becomes; there must be none of that name
+    #[arg(long, value_name = "NAME", env = "STANDPIPE_DB")]
+    pub(crate) db: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The data folder; no server may hold it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Only this database
+    #[arg(long, value_name = "NAME", env = "STANDPIPE_DB")]
+    pub(crate) db: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_and_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.has_subcommands()) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Examples:") || command.get_name() == "man", "{}", command.get_name());
+        }
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::error::ErrorKind> {
+        let cli = Cli::try_parse_from(std::iter::once("standpipe").chain(line.split(' ')));
+        cli.map(|cli| cli.command).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn values_may_look_like_anything() {
+        let check = |line, expected: &str| match parse(line) {
+            Ok(Command::Put(put)) => assert_eq!(put.write.value, expected, "{line}"),
+            other => panic!("{line}: {other:?}"),
+        };
+        check("put /a 1", "1");
+        check("put /a -1.5", "-1.5");
+        check("put /a -", "-");
+        check("put /a", "-");
+        check("put /a @file", "@file");
+        check("put /a null --if-match null_etag", "null");
+    }
+
+    #[test]
+    fn watches_begin_at_a_revision_or_the_last_position() {
+        let check = |line, expected: Option<Option<Since>>| match (parse(line), expected) {
+            (Ok(Command::Watch(watch)), Some(since)) => assert_eq!(watch.since, since, "{line}"),
+            (Err(clap::error::ErrorKind::ValueValidation), None) => {}
+            (other, _) => panic!("{line}: {other:?}"),
+        };
+        check("watch /a", Some(None));
+        check("watch /a --since 12", Some(Some(Since::Rev(12))));
+        check("watch /a --since last", Some(Some(Since::Last)));
+        check("watch /a --since yesterday", None);
+        check("watch /a --since=-1", None);
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors() {
+        use clap::error::ErrorKind as Kind;
+        let check = |line, kind| assert_eq!(parse(line).map(|command| format!("{command:?}")), Err(kind), "{line}");
+        check("get /a --limit-to-first 1 --limit-to-last 1", Kind::ArgumentConflict);
+        check("get", Kind::MissingRequiredArgument);
+        check("restore x", Kind::MissingRequiredArgument);
+        check("dev --durability fast", Kind::InvalidValue);
+        check("dev -v -q", Kind::ArgumentConflict);
+        check("deb", Kind::InvalidSubcommand);
+    }
+
+    #[test]
+    fn steps_count_both_ways() {
+        let steps = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().verbosity.steps();
+        assert_eq!((steps("standpipe dev"), steps("standpipe -vv dev"), steps("standpipe dev -q")), (0, 2, -1));
+    }
+}

@@ -1,0 +1,417 @@
+//! The HTTP client: one connection pool to one server, with limits on every wait, and the table
+//! from refusals to failures.
+
+use std::io::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::timeout;
+
+use super::{Call, Verb};
+use crate::cli::AccessArgs;
+use crate::exit::{Exit, Failure, Result};
+
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Longer than the server's own limit on a body and a request, so that its refusal is seen.
+const ANSWER_MAX: Duration = Duration::from_secs(400);
+/// A backup is written on the server before its first byte comes.
+const BACKUP_MAX: Duration = Duration::from_secs(3_600);
+/// Silence inside an answer.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The body of a refusal is a sentence.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+/// A server that is busy is asked so often, after the pauses it names.
+const ATTEMPTS: usize = 6;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// What stays as it is in a path or a parameter (RFC 3986's unreserved characters).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A server, a database of it, and a credential.
+pub(crate) struct Client {
+    runtime: tokio::runtime::Runtime,
+    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    /// Scheme and authority, without a final slash.
+    url: String,
+    db: Option<String>,
+    authorization: Option<header::HeaderValue>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("url", &self.url).field("db", &self.db).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The URL or the credential is none, or its file can't be read.
+    pub(crate) fn new(url: &str, access: &AccessArgs) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("can't start a runtime: {error}")))?;
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_MAX));
+        connector.set_nodelay(true);
+        let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+        Ok(Self { runtime, http, url: base(url)?, db: access.db.clone(), authorization: authorization(access)? })
+    }
+
+    /// Scheme and authority of the server.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The database asked for.
+    pub(crate) fn db(&self) -> Option<&str> {
+        self.db.as_deref()
+    }
+
+    /// Runs `future` on this client's runtime.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Makes the call and writes the answer's body to `out` as it comes. Asks again while the
+    /// server says it is too busy.
+    ///
+    /// # Errors
+    /// As [`super::Target::call`].
+    pub(crate) fn call(&self, call: &Call, out: &mut dyn Write) -> Result<()> {
+        self.block_on(async {
+            let mut attempt = 1;
+            let response = loop {
+                match self.request(call).await {
+                    Err(Failure { retry_after: Some(pause), .. }) if attempt < ATTEMPTS => {
+                        attempt += 1;
+                        tokio::time::sleep(pause.min(RETRY_AFTER_MAX)).await;
+                    }
+                    done => break done?,
+                }
+            };
+            self.copy(response, out).await
+        })
+    }
+
+    /// Copies the server's backup of the database to `out`.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) fn backup(&self, out: &mut dyn Write) -> Result<()> {
+        let target = self.target("/.inspect/backup", &[]);
+        self.block_on(async {
+            let response = self.open(Method::GET, &target, HeaderMap::new(), Bytes::new(), BACKUP_MAX).await?;
+            self.copy(response, out).await
+        })
+    }
+
+    async fn request(&self, call: &Call) -> Result<Response<Incoming>> {
+        let method = match call.verb {
+            Verb::Get => Method::GET,
+            Verb::Put => Method::PUT,
+            Verb::Patch => Method::PATCH,
+            Verb::Push => Method::POST,
+            Verb::Delete => Method::DELETE,
+        };
+        let mut headers = HeaderMap::new();
+        if let Some(etag) = &call.if_match {
+            headers.insert(header::IF_MATCH, header_value("--if-match", etag)?);
+        }
+        let target = self.target(&resource(&call.path), &call.query);
+        self.open(method, &target, headers, call.body.clone(), ANSWER_MAX).await
+    }
+
+    /// Opens the event stream of a path, after `since` where given.
+    ///
+    /// # Errors
+    /// As [`super::Target::call`].
+    pub(crate) async fn stream(&self, path: &str, since: Option<u64>) -> Result<Incoming> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
+        if let Some(rev) = since {
+            headers.insert("last-event-id", rev.into());
+        }
+        let target = self.target(&resource(path), &[]);
+        let response = self.open(Method::GET, &target, headers, Bytes::new(), SILENCE_MAX).await?;
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
+            return Err(
+                Failure::failed(format!("{} sends no event stream", self.url)).help("is it a standpipe server?")
+            );
+        }
+        Ok(response.into_body())
+    }
+
+    /// `resource` with its parameters, escaped.
+    fn target(&self, resource: &str, query: &[(&str, String)]) -> String {
+        let ns = self.db.iter().map(|db| ("ns", db));
+        let query: Vec<String> = ns
+            .chain(query.iter().map(|(name, value)| (*name, value)))
+            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, ESCAPED)))
+            .collect();
+        match query.is_empty() {
+            true => resource.to_owned(),
+            false => format!("{resource}?{}", query.join("&")),
+        }
+    }
+
+    async fn open(
+        &self,
+        method: Method,
+        target: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+        answer_max: Duration,
+    ) -> Result<Response<Incoming>> {
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = format!("{}{target}", self.url)
+            .parse()
+            .map_err(|error| Failure::usage(format!("{}{target}: {error}", self.url)).help("use a shorter path"))?;
+        *request.headers_mut() = headers;
+        let response = timeout(answer_max, self.http.request(request)).await;
+        let response = response.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let body = timeout(SILENCE_MAX, Limited::new(body, REFUSAL_BYTES_MAX).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+        Err(refusal(parts.status, &parts.headers, &body))
+    }
+
+    async fn copy(&self, response: Response<Incoming>, out: &mut dyn Write) -> Result<()> {
+        let mut body = response.into_body();
+        while let Some(data) = self.data(&mut body).await? {
+            out.write_all(&data).map_err(|error| Failure::output(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The next bytes of a body; `None` at its end.
+    ///
+    /// # Errors
+    /// The server broke off, or was silent for too long.
+    pub(super) async fn data(&self, body: &mut Incoming) -> Result<Option<Bytes>> {
+        loop {
+            match timeout(SILENCE_MAX, body.frame()).await.map_err(|_| self.silent())? {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => {
+                    return Err(Failure::new(
+                        Exit::Unreachable,
+                        format!("{} broke off in the middle of its answer: {}", self.url, innermost(&error)),
+                    ));
+                }
+            }
+        }
+    }
+
+    fn silent(&self) -> Failure {
+        Failure::new(Exit::Unreachable, format!("{} does not answer", self.url))
+            .help("is the server overloaded? try again")
+    }
+
+    fn unreachable(&self, error: &legacy::Error) -> Failure {
+        let failure = Failure::new(Exit::Unreachable, format!("can't reach {}: {}", self.url, innermost(error)));
+        match error.is_connect() {
+            true => failure.help("start a server (standpipe dev), name one (--url), or open a folder (--data)"),
+            false => failure.help("is it a standpipe server, and http?"),
+        }
+    }
+}
+
+/// The last of an error's causes: the one that says what happened.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// `/a/b.json` for a path as typed.
+fn resource(path: &str) -> String {
+    let segments: Vec<String> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .map(|segment| utf8_percent_encode(segment, ESCAPED).to_string())
+        .collect();
+    format!("/{}.json", segments.join("/"))
+}
+
+/// Scheme and authority of the URL the user gave.
+fn base(url: &str) -> Result<String> {
+    let wrong = |why: &str| {
+        Failure::usage(format!("{url:?} is no server's URL: {why}"))
+            .help("use http://HOST:PORT, such as http://127.0.0.1:9000")
+    };
+    let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(authority)) if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
+            Ok(format!("http://{authority}"))
+        }
+        (Some("http"), Some(_)) => Err(wrong("a path goes into an argument of its own, a database into --db")),
+        (Some("https"), _) => Err(wrong("this version speaks http only")),
+        _ => Err(wrong("it does not begin with http://")),
+    }
+}
+
+fn authorization(access: &AccessArgs) -> Result<Option<header::HeaderValue>> {
+    let token = match &access.token_file {
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),
+        None => access.token.clone(),
+    };
+    let Some(token) = token else { return Ok(None) };
+    let mut value = header_value("the credential", &format!("Bearer {}", token.trim()))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+fn header_value(what: &str, text: &str) -> Result<header::HeaderValue> {
+    text.parse().map_err(|_| Failure::usage(format!("{what} holds characters that no header can carry")))
+}
+
+/// What a refusal means: the server's own sentence, and what to do about it.
+fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        error: String,
+    }
+    let told = serde_json::from_slice::<Told>(body).map(|told| told.error);
+    let cause = match (status, told) {
+        // The body is the value that is there.
+        (StatusCode::PRECONDITION_FAILED, _) => match headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()) {
+            Some(etag) => format!("the value is another: its ETag is {etag}"),
+            None => "the value is another".to_owned(),
+        },
+        (_, Ok(told)) => told,
+        (_, Err(_)) => format!("the server answered {status}"),
+    };
+    let (exit, help) = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            (Exit::Denied, "give a credential that may: --token-file FILE, or STANDPIPE_TOKEN")
+        }
+        StatusCode::NOT_FOUND => (Exit::Denied, "name a database that exists: --db NAME"),
+        StatusCode::PRECONDITION_FAILED => (Exit::Denied, "read it again, then decide: standpipe get PATH"),
+        StatusCode::BAD_REQUEST if cause.contains("parse JSON") => {
+            (Exit::Failed, "a string needs its JSON quotes: standpipe put PATH '\"text\"'")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => (Exit::Failed, "write it in pieces: standpipe import FILE --path PATH"),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => (Exit::Failed, "try again later"),
+        _ => return Failure::failed(cause),
+    };
+    let mut failure = Failure::new(exit, cause).help(help);
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        failure.retry_after = Some(Duration::from_secs(seconds.unwrap_or(1)));
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> AccessArgs {
+        AccessArgs { db: None, token: None, token_file: None }
+    }
+
+    #[test]
+    fn paths_become_resources() {
+        let check = |path, expected| assert_eq!(resource(path), expected, "{path}");
+        check("/", "/.json");
+        check("", "/.json");
+        check("/a/b", "/a/b.json");
+        check("a//b/", "/a/b.json");
+        check("/a b/é?#%", "/a%20b/%C3%A9%3F%23%25.json");
+        check("/a/.priority", "/a/.priority.json");
+    }
+
+    #[test]
+    fn parameters_are_escaped_after_the_database() {
+        let client = Client::new("http://h:1", &AccessArgs { db: Some("d&x".into()), ..access() }).unwrap();
+        let query = [("orderBy", "\"$key\"".to_owned()), ("startAt", "\"a b\"".to_owned())];
+        assert_eq!(client.target("/.json", &query), "/.json?ns=d%26x&orderBy=%22%24key%22&startAt=%22a%20b%22");
+        assert_eq!(Client::new("http://h:1/", &access()).unwrap().target("/.json", &[]), "/.json");
+    }
+
+    #[test]
+    fn urls_name_a_server_and_nothing_more() {
+        let check = |url, expected: Result<&str, &str>| match (base(url), expected) {
+            (Ok(got), Ok(want)) => assert_eq!(got, want),
+            (Err(got), Err(part)) => assert!(got.exit == Exit::Usage && got.to_string().contains(part), "{got}"),
+            (got, _) => panic!("{url}: {got:?}"),
+        };
+        check("http://127.0.0.1:9000", Ok("http://127.0.0.1:9000"));
+        check("http://[::1]:9000/", Ok("http://[::1]:9000"));
+        check("https://h", Err("http only"));
+        check("127.0.0.1:9000", Err("http://HOST:PORT"));
+        check("http://h/a.json", Err("a path"));
+        check("http://h/?ns=x", Err("--db"));
+        check("", Err("no server's URL"));
+    }
+
+    #[test]
+    fn credentials_come_from_a_file_before_a_variable() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from-file\n").unwrap();
+        let both = AccessArgs { token: Some("t".into()), token_file: Some(file.path().into()), ..access() };
+        assert_eq!(authorization(&both).unwrap().unwrap(), "Bearer from-file");
+        let one = AccessArgs { token: Some("t".into()), ..access() };
+        assert_eq!(authorization(&one).unwrap().unwrap(), "Bearer t");
+        assert_eq!(authorization(&access()).unwrap(), None);
+        let broken = AccessArgs { token: Some("a\nb".into()), ..access() };
+        assert_eq!(authorization(&broken).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn refusals_become_failures() {
+        let check = |status: u16, header: Option<(&str, &str)>, body: &str, exit, parts: &[&str]| {
+            let mut headers = HeaderMap::new();
+            if let Some((name, value)) = header {
+                headers.insert(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            let got = refusal(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes());
+            assert_eq!(got.exit, exit, "{got}");
+            parts.iter().for_each(|part| assert!(got.to_string().contains(part), "{part:?} is not in {got}"));
+        };
+        check(
+            401,
+            None,
+            r#"{"error":"Permission denied"}"#,
+            Exit::Denied,
+            &["error: Permission denied", "--token-file"],
+        );
+        check(404, None, r#"{"error":"404 Not Found"}"#, Exit::Denied, &["--db"]);
+        check(412, Some(("etag", "abc")), "{\"error\":1}", Exit::Denied, &["its ETag is abc", "standpipe get"]);
+        let unparsed = r#"{"error":"Invalid data; couldn't parse JSON object, array, or value."}"#;
+        check(400, None, unparsed, Exit::Failed, &["Invalid data", "quotes"]);
+        check(413, None, "", Exit::Failed, &["answered 413", "standpipe import"]);
+        check(500, None, "<html>", Exit::Failed, &["answered 500"]);
+        let busy = |header| {
+            let mut headers = HeaderMap::new();
+            headers.extend(header);
+            refusal(StatusCode::SERVICE_UNAVAILABLE, &headers, b"").retry_after
+        };
+        assert_eq!(busy(Some((header::RETRY_AFTER, 7.into()))), Some(Duration::from_secs(7)));
+        assert_eq!(busy(None), Some(Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,235 @@
+//! Loading a JSON text of any length: a row at a time into updates of about 1 MiB, in flat memory.
+//! What JSON means as rows is `standpipe_tree`'s; who takes the updates, a server or a folder, the
+//! target's.
+
+use std::io::{BufReader, Read};
+
+use serde::Serialize;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use standpipe_tree::{
+    DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Leaf, ParseError, ParseLimits, Path, RowSink, STRING_BYTES_MAX, Stop,
+    is_priority_key, parse_stream, write_json_string,
+};
+
+use super::{Call, Target, Verb};
+use crate::exit::{Failure, Result};
+
+/// Size of an update: large enough that its commit does not matter, small enough to hold in memory.
+const UPDATE_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 256 << 10;
+
+/// What was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Loaded {
+    values: u64,
+    priorities: u64,
+    updates: u64,
+    /// Sum over all rows, 32 hexadecimal digits: what `verify` prints for a database that holds
+    /// nothing else. Later duplicates in the text count too.
+    digest: String,
+}
+
+/// Loads `source` into `path`, in place of what is there or, where `merge`, over it.
+///
+/// # Errors
+/// The text is no JSON of the tree, or an update is refused. What was written before stays.
+pub(crate) fn load(source: &mut dyn Read, path: &str, merge: bool, target: &mut Target) -> Result<Loaded> {
+    let mut send = |verb, body: Vec<u8>| target.call(&Call::silent(verb, path, body), &mut std::io::sink());
+    let base = Path::parse(path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+    if !merge {
+        send(Verb::Put, b"null".to_vec())?;
+    }
+    let limits = ParseLimits {
+        string_bytes_max: STRING_BYTES_MAX,
+        depth_left_max: DEPTH_MAX - base.depth(),
+        encoded_key_bytes_max: ENCODED_PATH_BYTES_MAX - base.encode().len(),
+        leaves_max: usize::MAX,
+    };
+    let mut updates = Updates::new(&base, &mut send);
+    let parsed = parse_stream(BufReader::with_capacity(READ_BYTES, source), &mut updates, &limits);
+    match (parsed, updates.failure.take()) {
+        (Ok(()), None) => updates.finish(),
+        (_, Some(failure)) => Err(failure),
+        (Err(error), None) => Err(refused(&error)),
+    }
+}
+
+fn refused(error: &ParseError) -> Failure {
+    Failure::failed(error.to_string()).help("nothing after that place was loaded; mend the file and import it again")
+}
+
+/// Collects rows into updates.
+struct Updates<'a> {
+    /// The encoded target: rows count for the digest where they will be.
+    base: Vec<u8>,
+    /// Members of the next update, each followed by a comma.
+    values: Vec<u8>,
+    /// Members of the update after it: a priority needs its node, and may not be in one update with
+    /// a leaf that bears it.
+    priorities: Vec<u8>,
+    loaded: Loaded,
+    digest: u128,
+    send: &'a mut dyn FnMut(Verb, Vec<u8>) -> Result<()>,
+    /// Why the parser was stopped.
+    failure: Option<Failure>,
+}
+
+impl<'a> Updates<'a> {
+    fn new(base: &Path, send: &'a mut dyn FnMut(Verb, Vec<u8>) -> Result<()>) -> Self {
+        let (values, priorities) = (Vec::new(), Vec::new());
+        Self { base: base.encode(), values, priorities, loaded: Loaded::default(), digest: 0, send, failure: None }
+    }
+
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let is_priority = is_priority_key(key);
+        let node = if is_priority { &key[..key.len() - 1] } else { key };
+        let path = Path::decode(node).ok_or_else(|| Failure::failed("the parser made a key that is none"))?;
+        let leaf = Leaf::decode(value).ok_or_else(|| {
+            Failure::failed(format!("{path}: a server value (.sv) can't be imported"))
+                .help("write it with standpipe put or patch, or put a plain value in the file")
+        })?;
+        self.digest = self.digest.wrapping_add(row_digest(&self.base, key, value));
+        if is_priority {
+            self.loaded.priorities += 1;
+            let name = if path.is_root() { ".priority".to_owned() } else { format!("{}/.priority", path.as_str()) };
+            member(&name, leaf, &mut self.priorities);
+        } else {
+            self.loaded.values += 1;
+            if path.is_root() {
+                let mut json = Vec::new();
+                leaf.write_json(&mut json);
+                self.loaded.updates += 1;
+                return (self.send)(Verb::Put, json);
+            }
+            member(path.as_str(), leaf, &mut self.values);
+        }
+        if self.values.len() + self.priorities.len() >= UPDATE_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        for members in [&mut self.values, &mut self.priorities] {
+            if members.pop().is_some() {
+                let body = [b"{", &members[..], b"}"].concat();
+                members.clear();
+                self.loaded.updates += 1;
+                (self.send)(Verb::Patch, body)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Loaded> {
+        self.flush()?;
+        Ok(Loaded { digest: format!("{:032x}", self.digest), ..self.loaded })
+    }
+}
+
+impl RowSink for Updates<'_> {
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), Stop> {
+        self.take(key, value).map_err(|failure| {
+            self.failure = Some(failure);
+            Stop
+        })
+    }
+}
+
+/// `"name":leaf,`
+fn member(name: &str, leaf: Leaf<'_>, out: &mut Vec<u8>) {
+    write_json_string(name, out);
+    out.push(b':');
+    leaf.write_json(out);
+    out.push(b',');
+}
+
+/// What one row adds to the digest of a database, as the engine counts it.
+fn row_digest(base: &[u8], key: &[u8], value: &[u8]) -> u128 {
+    use std::hash::Hasher as _;
+    let mut hasher = SipHasher13::new();
+    let length = u32::try_from(base.len() + key.len()).unwrap_or(u32::MAX);
+    hasher.write(&length.to_le_bytes());
+    hasher.write(base);
+    hasher.write(key);
+    hasher.write(value);
+    hasher.finish128().as_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The requests that loading `text` below `/base` makes, and what it counts.
+    fn requests(text: &str) -> Result<(Vec<String>, Loaded)> {
+        let mut sent = Vec::new();
+        let mut send = |verb, body: Vec<u8>| {
+            sent.push(format!("{verb:?} {}", String::from_utf8(body).unwrap()));
+            Ok(())
+        };
+        let limits = ParseLimits {
+            string_bytes_max: STRING_BYTES_MAX,
+            depth_left_max: DEPTH_MAX,
+            encoded_key_bytes_max: ENCODED_PATH_BYTES_MAX,
+            leaves_max: usize::MAX,
+        };
+        let mut updates = Updates::new(&Path::parse("/base").unwrap(), &mut send);
+        let parsed = parse_stream(text.as_bytes(), &mut updates, &limits);
+        if let Some(failure) = updates.failure.take() {
+            return Err(failure);
+        }
+        parsed.map_err(|error| refused(&error))?;
+        let loaded = updates.finish()?;
+        Ok((sent, loaded))
+    }
+
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(requests(text).unwrap().0, expected, "{text}");
+    }
+
+    #[test]
+    fn rows_become_updates() {
+        check(r#"{"a":{"b":1,"c":"x\"y"},"d":true}"#, &[r#"Patch {"a/b":1,"a/c":"x\"y","d":true}"#]);
+        check(r#"[10,null,"é"]"#, &[r#"Patch {"0":10,"2":"é"}"#]);
+        check("5.5", &["Put 5.5"]);
+        check("null", &[]);
+        check("{}", &[]);
+    }
+
+    #[test]
+    fn priorities_follow_their_nodes() {
+        check(
+            r#"{"a":{".value":1,".priority":2},"b":{".priority":"p","c":3}}"#,
+            &[r#"Patch {"a":1,"b/c":3}"#, r#"Patch {"a/.priority":2,"b/.priority":"p"}"#],
+        );
+        check(r#"{".value":1,".priority":2}"#, &["Put 1", r#"Patch {".priority":2}"#]);
+    }
+
+    #[test]
+    fn updates_are_bounded() {
+        let value = "v".repeat(1_000);
+        let members: Vec<String> = (0..3_000).map(|n| format!(r#""k{n:04}":"{value}""#)).collect();
+        let (sent, loaded) = requests(&format!("{{{}}}", members.join(","))).unwrap();
+        assert_eq!((sent.len(), loaded.values, loaded.updates), (3, 3_000, 3));
+        assert!(sent.iter().all(|update| update.len() < UPDATE_BYTES + 2_000));
+    }
+
+    #[test]
+    fn the_digest_depends_on_the_rows_alone() {
+        let digest = |text| requests(text).unwrap().1.digest;
+        assert_eq!(digest(r#"{"a":1,"b":{"c":2}}"#), digest(r#"{"b":{"c":2},"a":1}"#));
+        assert_ne!(digest(r#"{"a":1}"#), digest(r#"{"a":2}"#));
+        assert_ne!(digest(r#"{"a":1}"#), digest(r#"{"b":1}"#));
+        assert_eq!(digest("null"), "0".repeat(32));
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_named() {
+        let check = |text, part: &str| {
+            let told = requests(text).unwrap_err().to_string();
+            assert!(told.contains(part), "{part:?} is not in {told}");
+        };
+        check(r#"{"a":{"b":{".sv":"timestamp"}}}"#, "/a/b: a server value");
+        check("{\"a\":", "help: ");
+    }
+}

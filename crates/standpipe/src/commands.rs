@@ -1,0 +1,337 @@
+//! From the command line to what does it: which call a verb makes, where its input comes from and
+//! its output goes. The calls themselves are answered elsewhere.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Read, Write};
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use indicatif::ProgressBar;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{
+    BackupArgs, Cli, Command, ConfigCommand, ExportArgs, GetArgs, ImportArgs, NodeArgs, PutArgs, QueryArgs, RmArgs,
+    Since, Verbosity, WatchArgs, WriteArgs,
+};
+use crate::client::position::Position;
+use crate::client::{Call, Client, Target, Verb, import, watch};
+use crate::config::{self, LogFormat, Mode, Settings};
+use crate::exit::{Exit, Failure, Result};
+use crate::{local, logging, node};
+
+/// The largest value that one request may carry (the server's default limit).
+const VALUE_BYTES_MAX: u64 = 256 << 20;
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: Cli) -> Result<Exit> {
+    let verbosity = cli.verbosity;
+    match &cli.command {
+        Command::Dev(arguments) => return serve(Mode::Dev, arguments, verbosity),
+        Command::Serve(arguments) => return serve(Mode::Serve, arguments, verbosity),
+        _ => logging::start(LevelFilter::WARN, verbosity.steps(), LogFormat::Human)?,
+    }
+    let out = &mut std::io::stdout().lock();
+    match &cli.command {
+        Command::Dev(_) | Command::Serve(_) => {}
+        Command::Get(arguments) => get(arguments, out)?,
+        Command::Put(arguments) => put(arguments)?,
+        Command::Patch(arguments) => patch(arguments)?,
+        Command::Push(arguments) => push(arguments, out)?,
+        Command::Rm(arguments) => rm(arguments)?,
+        Command::Watch(arguments) => follow(arguments, out)?,
+        Command::Import(arguments) => load(arguments, verbosity, out)?,
+        Command::Export(arguments) => export(arguments, verbosity, out)?,
+        Command::Backup(arguments) => backup(arguments, verbosity)?,
+        Command::Restore(arguments) => local::restore(&arguments.source, &arguments.data, arguments.db.as_deref())?,
+        Command::Verify(arguments) => local::verify(&arguments.data, arguments.db.as_deref(), out)?,
+        Command::Config(ConfigCommand::Show { dev, defaults, node }) => {
+            config::show(if *dev { Mode::Dev } else { Mode::Serve }, node, *defaults, out)?;
+        }
+        Command::Completions { shell } => clap_complete::generate(*shell, &mut Cli::command(), "standpipe", out),
+        Command::Man { dir } => man(dir)?,
+    }
+    out.flush().map_err(|error| Failure::output(&error))?;
+    Ok(Exit::Ok)
+}
+
+fn serve(mode: Mode, arguments: &NodeArgs, verbosity: Verbosity) -> Result<Exit> {
+    let settings = Settings::load(mode, arguments)?;
+    logging::start(LevelFilter::INFO, verbosity.steps(), settings.values.server.log_format)?;
+    node::run(&settings)
+}
+
+fn get(arguments: &GetArgs, out: &mut dyn Write) -> Result<()> {
+    let mut call = Call::new(Verb::Get, &arguments.path);
+    call.query = parameters(&arguments.query);
+    if arguments.pretty {
+        call.query.push(("print", "pretty".into()));
+    }
+    if arguments.shallow {
+        call.query.push(("shallow", "true".into()));
+    }
+    value(&call, &mut Target::open(&arguments.target)?, out)
+}
+
+/// The parameters of a query. A bound that is no JSON is a string that lacks its quotes.
+fn parameters(query: &QueryArgs) -> Vec<(&'static str, String)> {
+    let bounds = [
+        ("startAt", &query.start_at),
+        ("startAfter", &query.start_after),
+        ("endAt", &query.end_at),
+        ("endBefore", &query.end_before),
+        ("equalTo", &query.equal_to),
+    ];
+    let limits = [("limitToFirst", query.limit_to_first), ("limitToLast", query.limit_to_last)];
+    let order = query.order_by.iter().map(|order| ("orderBy", serde_json::Value::from(order.as_str()).to_string()));
+    let bounds = bounds.into_iter().filter_map(|(name, bound)| Some((name, json_or_text(bound.as_ref()?))));
+    let limits = limits.into_iter().filter_map(|(name, limit)| Some((name, limit?.to_string())));
+    order.chain(bounds).chain(limits).collect()
+}
+
+/// JSON, also a value and a key (`2,"k"`), as it is; anything else as a JSON string.
+fn json_or_text(text: &str) -> String {
+    let list: Result<Vec<serde::de::IgnoredAny>, _> = serde_json::from_str(&format!("[{text}]"));
+    match list {
+        Ok(values) if !values.is_empty() => text.to_owned(),
+        _ => serde_json::Value::from(text).to_string(),
+    }
+}
+
+fn put(arguments: &PutArgs) -> Result<()> {
+    let WriteArgs { path, value, target } = &arguments.write;
+    let call = Call { if_match: arguments.if_match.clone(), ..Call::silent(Verb::Put, path, input(value)?) };
+    Target::open(target)?.call(&call, &mut std::io::sink())
+}
+
+fn rm(arguments: &RmArgs) -> Result<()> {
+    let call = Call { if_match: arguments.if_match.clone(), ..Call::new(Verb::Delete, &arguments.path) };
+    Target::open(&arguments.target)?.call(&call, &mut std::io::sink())
+}
+
+fn patch(arguments: &WriteArgs) -> Result<()> {
+    let WriteArgs { path, value, target } = arguments;
+    let call = Call::silent(Verb::Patch, path, input(value)?);
+    Target::open(target)?.call(&call, &mut std::io::sink())
+}
+
+fn push(arguments: &WriteArgs, out: &mut dyn Write) -> Result<()> {
+    let WriteArgs { path, value, target } = arguments;
+    let call = Call { body: input(value)?.into(), ..Call::new(Verb::Push, path) };
+    let mut answer = Vec::new();
+    Target::open(target)?.call(&call, &mut answer)?;
+    let key = pushed(&answer).ok_or_else(|| Failure::failed("the answer names no key"))?;
+    writeln!(out, "{key}").map_err(|error| Failure::output(&error))
+}
+
+/// The new key in the answer to a push, as JSON.
+fn pushed(answer: &[u8]) -> Option<serde_json::Value> {
+    let mut answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    Some(answer.get_mut("name")?.take())
+}
+
+/// Makes the call and prints its answer as a line.
+fn value(call: &Call, target: &mut Target, out: &mut dyn Write) -> Result<()> {
+    target.call(call, out)?;
+    out.write_all(b"\n").map_err(|error| Failure::output(&error))
+}
+
+/// The value an argument means: the text itself, a file's, or stdin's.
+fn input(argument: &str) -> Result<Vec<u8>> {
+    let read = |source: &mut dyn Read, name: &Path| {
+        let mut bytes = Vec::new();
+        source.take(VALUE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| Failure::file(name, &error))?;
+        if bytes.len() as u64 > VALUE_BYTES_MAX {
+            return Err(Failure::failed(format!("{}: larger than {VALUE_BYTES_MAX} bytes", name.display()))
+                .help("load it in pieces: standpipe import FILE --path PATH"));
+        }
+        Ok(bytes)
+    };
+    match (argument, argument.strip_prefix('@')) {
+        ("-", _) => read(&mut std::io::stdin().lock(), Path::new("stdin")),
+        (_, Some(file)) => {
+            let file = Path::new(file);
+            read(&mut File::open(file).map_err(|error| Failure::file(file, &error))?, file)
+        }
+        (text, None) => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+fn follow(arguments: &WatchArgs, out: &mut dyn Write) -> Result<()> {
+    let client = Client::new(&arguments.url, &arguments.access)?;
+    let position = match arguments.since {
+        Some(Since::Last) => Some(Position::of(client.url(), client.db(), &arguments.path)?),
+        _ => None,
+    };
+    let since = match arguments.since {
+        Some(Since::Rev(rev)) => Some(rev),
+        _ => position.as_ref().and_then(Position::read),
+    };
+    let mut keep = |rev| position.iter().try_for_each(|position| position.keep(rev));
+    watch::watch(&client, &arguments.path, since, arguments.once, out, &mut keep)
+}
+
+fn load(arguments: &ImportArgs, verbosity: Verbosity, out: &mut dyn Write) -> Result<()> {
+    let path = &arguments.file;
+    let (source, size): (Box<dyn Read>, _) = match path.as_os_str() == "-" {
+        true => (Box::new(std::io::stdin().lock()), None),
+        false => {
+            let file = File::open(path).map_err(|error| Failure::file(path, &error))?;
+            let size = file.metadata().map_err(|error| Failure::file(path, &error))?.len();
+            (Box::new(file), Some(size))
+        }
+    };
+    let mut target = Target::open(&arguments.target)?;
+    let bar = progress(size, verbosity);
+    let loaded = import::load(&mut bar.wrap_read(source), &arguments.path, arguments.merge, &mut target)?;
+    bar.finish_and_clear();
+    let line = serde_json::to_string(&loaded).expect("plain numbers");
+    writeln!(out, "{line}").map_err(|error| Failure::output(&error))
+}
+
+fn export(arguments: &ExportArgs, verbosity: Verbosity, out: &mut dyn Write) -> Result<()> {
+    let mut target = Target::open(&arguments.target)?;
+    let call = Call { query: vec![("format", "export".into())], ..Call::new(Verb::Get, &arguments.path) };
+    let Some(path) = &arguments.out else { return value(&call, &mut target, out) };
+    let bar = progress(None, verbosity);
+    whole_file(path, |file| value(&call, &mut target, &mut bar.wrap_write(file)))?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn backup(arguments: &BackupArgs, verbosity: Verbosity) -> Result<()> {
+    let path = &arguments.dest;
+    if path.exists() {
+        return Err(Failure::failed(format!("{} exists", path.display())).help("name a new file, or remove it first"));
+    }
+    let mut target = Target::open(&arguments.target)?;
+    let bar = progress(None, verbosity);
+    whole_file(path, |file| match &mut target {
+        Target::Url(client) => client.backup(&mut bar.wrap_write(file)),
+        Target::Data(folder) => folder.backup(file),
+    })?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Lets `write` fill a file that takes its name only when all of it is on disk.
+fn whole_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let failed = |error| Failure::file(&part, &error);
+    let fill = || {
+        // Data of others is nobody's business but the owner's.
+        let mut file = owner_only().open(&part).map_err(failed)?;
+        write(&mut file)?;
+        file.sync_all().map_err(failed)?;
+        std::fs::rename(&part, path).map_err(|error| Failure::file(path, &error))
+    };
+    let done = fill();
+    if done.is_err() {
+        // What is left of it is of no use; the first failure is the one to tell.
+        let _ = std::fs::remove_file(&part);
+    }
+    done
+}
+
+fn owner_only() -> std::fs::OpenOptions {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// A bar on stderr where a person looks at it, with bytes of `size` where that is known.
+fn progress(size: Option<u64>, verbosity: Verbosity) -> ProgressBar {
+    if verbosity.steps() < 0 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match size {
+        Some(size) => (ProgressBar::new(size), "{bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left"),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec}"),
+    };
+    bar.with_style(indicatif::ProgressStyle::with_template(template).expect("the templates above are sound"))
+}
+
+fn man(dir: &Path) -> Result<()> {
+    let write = || {
+        std::fs::create_dir_all(dir)?;
+        clap_mangen::generate_to(Cli::command(), dir)
+    };
+    write().map_err(|error| Failure::file(dir, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_json_or_text() {
+        let check = |text, expected: &str| assert_eq!(json_or_text(text), expected, "{text}");
+        check("1.5", "1.5");
+        check("true", "true");
+        check("null", "null");
+        check("\"a\"", "\"a\"");
+        check("2,\"k\"", "2,\"k\"");
+        check("abc", "\"abc\"");
+        check("a \"b\"", "\"a \\\"b\\\"\"");
+        check("", "\"\"");
+        check("1.2.3", "\"1.2.3\"");
+    }
+
+    #[test]
+    fn queries_become_parameters() {
+        let query = QueryArgs {
+            order_by: Some("$key".into()),
+            start_at: Some("a".into()),
+            limit_to_last: Some(3),
+            ..QueryArgs::default()
+        };
+        let expected = [("orderBy", "\"$key\""), ("startAt", "\"a\""), ("limitToLast", "3")];
+        assert_eq!(parameters(&query), expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn a_push_names_its_key() {
+        let check = |answer: &str, expected: Option<&str>| {
+            assert_eq!(pushed(answer.as_bytes()).map(|key| key.to_string()).as_deref(), expected);
+        };
+        check(r#"{"name":"-Nx"}"#, Some("\"-Nx\""));
+        check("{}", None);
+        check("<html>", None);
+    }
+
+    #[test]
+    fn values_come_from_the_argument_or_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{}").unwrap();
+        assert_eq!(input("[1]").unwrap(), b"[1]");
+        assert_eq!(input(&format!("@{}", file.path().display())).unwrap(), b"{}");
+        assert!(input("@no-such-file").unwrap_err().to_string().contains("no-such-file: "));
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let names =
+            || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        let failed = whole_file(&path, |file| {
+            file.write_all(b"half").unwrap();
+            Err(Failure::failed("broke off"))
+        });
+        assert!(failed.is_err() && names().is_empty());
+        whole_file(&path, |file| file.write_all(b"all").map_err(|error| Failure::output(&error))).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), names().len()), (b"all".to_vec(), 1));
+    }
+
+    #[test]
+    fn the_manual_has_a_page_for_each_command() {
+        let dir = tempfile::tempdir().unwrap();
+        man(&dir.path().join("man")).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join("man").join(name)).unwrap();
+        assert!(page("standpipe.1").contains("Exit codes"));
+        assert!(page("standpipe-watch.1").contains("last"));
+    }
+}

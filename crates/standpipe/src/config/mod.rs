@@ -1,0 +1,214 @@
+//! The settings of a server: what they are, their defaults, and the checks across them. Where each
+//! value comes from is `layers`' matter; what a value means is its consumer's.
+
+mod file;
+mod layers;
+mod show;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use standpipe_serve::Limits;
+
+use crate::cli::NodeArgs;
+use crate::exit::{Failure, Result};
+use layers::Layers;
+pub(crate) use show::show;
+
+/// What kind of server it is; decides defaults and what is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Open access, databases on demand, the emulator's conventions.
+    Dev,
+    /// Locked, and only the databases that are named.
+    Serve,
+}
+
+/// Everything a server is told at start.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) mode: Mode,
+    /// What the layers decide.
+    pub(crate) values: Values,
+    /// Rules to store at start.
+    pub(crate) rules: Option<PathBuf>,
+    /// What to load into an empty database at start.
+    pub(crate) import: Option<PathBuf>,
+}
+
+/// The settings that have a name: a table and a key each, the same in the file, in variables and in
+/// `config show`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Values {
+    pub(crate) server: Server,
+    pub(crate) databases: Databases,
+    pub(crate) engine: Engine,
+    pub(crate) limits: Limits,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Server {
+    /// `HOST:PORT`; port 0 takes a free one.
+    pub(crate) listen: String,
+    /// The data folder, relative to the folder the server is started in.
+    pub(crate) data: PathBuf,
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Databases {
+    /// Where requests go that name no database.
+    pub(crate) default: String,
+    /// The databases of `serve`; `dev` makes any on first use.
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Engine {
+    pub(crate) durability: Durability,
+    /// Pause between syncs where durability is `interval`; a power cut may lose that much.
+    pub(crate) interval_ms: u64,
+    /// Address space reserved for each database at start; no memory or disk.
+    pub(crate) map_bytes_initial: usize,
+    /// Snapshots open at once in each database.
+    pub(crate) readers_max: u32,
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// Once it is synced to disk
+    Commit,
+    /// At once; synced every so often, so a power cut may lose the last writes
+    Interval,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+impl Values {
+    fn defaults(mode: Mode) -> Self {
+        let data = match mode {
+            Mode::Dev => "./.standpipe",
+            Mode::Serve => "./data",
+        };
+        Self {
+            server: Server { listen: "127.0.0.1:9000".into(), data: data.into(), log_format: LogFormat::Human },
+            databases: Databases { default: "default".into(), names: vec!["default".into()] },
+            engine: Engine {
+                durability: Durability::Commit,
+                interval_ms: 100,
+                map_bytes_initial: 16 << 30,
+                readers_max: 4_096,
+            },
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Settings from defaults, then the file, then variables, then arguments: the later wins.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the place it comes from.
+    pub(crate) fn load(mode: Mode, arguments: &NodeArgs) -> Result<Self> {
+        let layers = layers(mode, arguments, std::env::vars_os())?;
+        Ok(Self { mode, values: checked(&layers)?, rules: arguments.rules.clone(), import: arguments.import.clone() })
+    }
+}
+
+fn layers(mode: Mode, arguments: &NodeArgs, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Layers> {
+    let mut layers = Layers::new(&Values::defaults(mode));
+    if let Some(path) = &arguments.config {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::file(path, &error).help("name a file that can be read, or leave --config out: there are defaults")
+        })?;
+        layers.file(path, &text)?;
+    }
+    layers.environment(variables)?;
+    layers.arguments(arguments)?;
+    Ok(layers)
+}
+
+/// The values, if they fit their types and each other.
+fn checked(layers: &Layers) -> Result<Values> {
+    let values = layers.values()?;
+    let wrong = |names: &[&str], text: String| layers.wrong(names, &text);
+    if let Err(text) = check_listen(&values.server.listen) {
+        return Err(wrong(&["server.listen"], text));
+    }
+    for name in &values.databases.names {
+        if let Err(error) = standpipe_engine::check_name(name) {
+            return Err(wrong(&["databases.names"], error.message().to_owned()));
+        }
+    }
+    if !values.databases.names.contains(&values.databases.default) {
+        let text = format!("the default database {:?} is not one of the names", values.databases.default);
+        return Err(wrong(&["databases.default", "databases.names"], text));
+    }
+    if !(1..=60_000).contains(&values.engine.interval_ms) {
+        return Err(wrong(&["engine.interval_ms"], "use 1 to 60000 milliseconds".into()));
+    }
+    if values.engine.map_bytes_initial < 1 << 20 {
+        return Err(wrong(&["engine.map_bytes_initial"], "use at least 1048576 bytes".into()));
+    }
+    if values.engine.readers_max == 0 {
+        return Err(wrong(&["engine.readers_max"], "use at least 1".into()));
+    }
+    if let Err(error) = values.limits.check() {
+        let text = error.to_string();
+        let named = layers.named_in("limits", &text);
+        return Err(wrong(&named.iter().map(String::as_str).collect::<Vec<_>>(), text));
+    }
+    Ok(values)
+}
+
+fn check_listen(listen: &str) -> Result<(), String> {
+    match listen.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => Err(format!("{listen:?} is no address: use HOST:PORT, such as 127.0.0.1:9000 or [::1]:9000")),
+    }
+}
+
+/// Where a setting was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Default,
+    File { path: PathBuf, line: usize, column: usize },
+    Variable(String),
+    Argument(&'static str),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Argument(name) => write!(f, "argument {name}"),
+        }
+    }
+}
+
+/// The place of a byte of a file, counted from 1 as editors do.
+fn place(path: &Path, text: &str, at: usize) -> Origin {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    let column = before[line_start..].chars().count() + 1;
+    Origin::File { path: path.to_owned(), line: before.matches('\n').count() + 1, column }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! The binary: reads arguments, environment and configuration, assembles what they ask for, prints,
+//! and ends the process. Everything it starts lives in the other crates.
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod exit;
+mod local;
+mod logging;
+mod node;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match commands::run(cli::Cli::parse()) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report().into(),
+    }
+}
