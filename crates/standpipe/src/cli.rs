@@ -32,10 +32,10 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Verbosity {
     /// Log more (twice: even more); STANDPIPE_LOG sets levels by part
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 900)]
     verbose: u8,
     /// Log less (twice: nothing); hides progress
-    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 901, conflicts_with = "verbose")]
     quiet: u8,
 }
 
@@ -59,7 +59,7 @@ Examples:
     Dev(NodeArgs),
     /// Start a server: locked unless told otherwise, only the databases that are named
     #[command(after_help = "\
-Settings come from defaults, then --config, then variables (STANDPIPE_LISTEN, STANDPIPE_LIMITS_DRAIN_MS, …),
+Settings come from defaults, then --config, then variables (STANDPIPE_LISTEN, STANDPIPE_LIMITS_DRAIN_MS, …), \
 then arguments; the later wins. `standpipe config show` tells what came of it.
 
 Examples:
@@ -99,8 +99,8 @@ Examples:
     Rm(RmArgs),
     /// Follow a path: the value now, then every change, one line of JSON each
     #[command(after_help = "\
-Reconnects by itself and misses nothing; where the server can't fill a gap, a `reset` comes before the
-whole value. Ctrl-C ends it. With `--since last` it goes on where it was last time; the position is kept in
+Reconnects by itself and misses nothing; where the server can't fill a gap, a `reset` comes before the \
+whole value. Ctrl-C ends it. With `--since last` it goes on where it was last time; the position is kept in \
 $XDG_STATE_HOME/standpipe (~/.local/state/standpipe), a file for each server, database and path.
 
 Examples:

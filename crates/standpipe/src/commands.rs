@@ -47,7 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Config(ConfigCommand::Show { dev, defaults, node }) => {
             config::show(if *dev { Mode::Dev } else { Mode::Serve }, node, *defaults, out)?;
         }
-        Command::Completions { shell } => clap_complete::generate(*shell, &mut Cli::command(), "standpipe", out),
+        Command::Completions { shell } => completions(*shell, out)?,
         Command::Man { dir } => man(dir)?,
     }
     out.flush().map_err(|error| Failure::output(&error))?;
@@ -252,6 +252,13 @@ fn progress(size: Option<u64>, verbosity: Verbosity) -> ProgressBar {
         None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec}"),
     };
     bar.with_style(indicatif::ProgressStyle::with_template(template).expect("the templates above are sound"))
+}
+
+fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<()> {
+    // Made in memory: the generator panics where it can't write.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "standpipe", &mut text);
+    out.write_all(&text).map_err(|error| Failure::output(&error))
 }
 
 fn man(dir: &Path) -> Result<()> {

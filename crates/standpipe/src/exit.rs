@@ -73,7 +73,13 @@ impl Failure {
 
     /// A file or folder that can't be used; the cause names it.
     pub(crate) fn file(path: &std::path::Path, error: &io::Error) -> Self {
-        Self::failed(format!("{}: {error}", path.display()))
+        let help = match error.kind() {
+            io::ErrorKind::NotFound => "name one that exists; paths are relative to the current folder",
+            io::ErrorKind::PermissionDenied => "give yourself the right to it, or name another",
+            io::ErrorKind::StorageFull => "free some space, then try again",
+            _ => "mend it, or name another",
+        };
+        Self::failed(format!("{}: {error}", path.display())).help(help)
     }
 
     /// The reader of our output has gone (`| head`): nobody is left to tell, and nothing is wrong.
@@ -103,10 +109,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.cause)?;
-        match &self.help {
-            Some(help) => write!(f, "\nhelp: {help}"),
-            None => Ok(()),
-        }
+        let help = self.help.as_deref().unwrap_or("standpipe help COMMAND shows what can be asked for, with examples");
+        write!(f, "\nhelp: {help}")
     }
 }
 
