@@ -78,3 +78,6 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
