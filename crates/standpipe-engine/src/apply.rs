@@ -1,0 +1,209 @@
+//! `apply`: a total, pure function of (tree, effect). No rules, clock, randomness or
+//! configuration, so the same records make the same tree on any node; only the store itself can
+//! stop it.
+
+use std::cmp::Ordering;
+use std::hash::Hasher as _;
+
+use heed::RwTxn;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use standpipe_tree::{Change, Location, Path, Rows};
+
+use crate::record::Effect;
+use crate::store::keys::{prefix_end, range_from, tree_key};
+use crate::store::{State, Store, Table};
+
+/// The row of a node's priority: its key and this byte.
+pub(crate) const PRIORITY_MARK: u8 = 0;
+
+/// Writes `effect` and keeps the digest and the row count of `state` true. Says whether anything
+/// changed: a write that changes nothing is acknowledged but makes no record.
+pub(crate) fn apply(store: &Store, txn: &mut RwTxn, state: &mut State, effect: &Effect) -> heed::Result<bool> {
+    match effect {
+        Effect::Change(change) => Apply { tree: store.tree, txn, state }.change(change),
+        Effect::Rules(text) => store.put_rules(txn, text).map(|()| true),
+    }
+}
+
+/// What one row adds to the digest. Addition is undone by subtraction and knows no order, so the
+/// digest follows the tree without reading it.
+pub(crate) fn row_digest(key: &[u8], value: &[u8]) -> u128 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(&(key.len() as u32).to_le_bytes());
+    hasher.write(key);
+    hasher.write(value);
+    hasher.finish128().as_u128()
+}
+
+struct Apply<'a, 's> {
+    tree: Table,
+    txn: &'a mut RwTxn<'s>,
+    state: &'a mut State,
+}
+
+impl Apply<'_, '_> {
+    fn change(&mut self, change: &Change) -> heed::Result<bool> {
+        let mut changed = false;
+        for write in &change.writes {
+            changed |= match &write.location {
+                Location::Node(path) => self.node(path, &write.rows)?,
+                Location::Priority(path) => self.priority(path, &write.rows)?,
+            };
+        }
+        // After all writes: a parent that lost one child may have got another.
+        for write in &change.writes {
+            if let (Location::Node(path), true) = (&write.location, write.rows.is_empty()) {
+                self.prune(path)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Replaces the subtree at `path`.
+    fn node(&mut self, path: &Path, rows: &Rows) -> heed::Result<bool> {
+        let prefix = tree_key(&path.encode());
+        if rows.is_empty() {
+            return self.clear(&prefix);
+        }
+        let replaced = self.replace(&prefix, rows)?;
+        Ok(self.clear_leaf_above(&prefix)? || replaced)
+    }
+
+    /// Sets the priority of the node at `path`; an empty node has none.
+    fn priority(&mut self, path: &Path, rows: &Rows) -> heed::Result<bool> {
+        let mut key = tree_key(&path.encode());
+        let end = prefix_end(&key);
+        let exists = self.tree.range(self.txn, &range_from(&key, &end))?.next().transpose()?.is_some();
+        if !exists {
+            return Ok(false);
+        }
+        key.push(PRIORITY_MARK);
+        match rows.iter().next() {
+            Some((_, value)) => self.put(&key, value),
+            None => self.delete(&key),
+        }
+    }
+
+    /// Removes a whole subtree.
+    fn clear(&mut self, prefix: &[u8]) -> heed::Result<bool> {
+        let end = prefix_end(prefix);
+        let range = range_from(prefix, &end);
+        let mut count = 0;
+        for row in self.tree.range(self.txn, &range)? {
+            let (key, value) = row?;
+            self.state.digest = self.state.digest.wrapping_sub(row_digest(&key[1..], value));
+            count += 1;
+        }
+        if count > 0 {
+            self.tree.delete_range(self.txn, &range)?;
+            self.state.rows -= count;
+        }
+        Ok(count > 0)
+    }
+
+    /// Makes the subtree's rows equal to `rows`, touching only those that differ.
+    fn replace(&mut self, prefix: &[u8], rows: &Rows) -> heed::Result<bool> {
+        let (stale, fresh) = self.differences(prefix, rows)?;
+        for key in &stale {
+            self.delete(key)?;
+        }
+        let mut key = prefix.to_vec();
+        for (relative, value) in &fresh {
+            key.truncate(prefix.len());
+            key.extend_from_slice(relative);
+            self.put(&key, value)?;
+        }
+        Ok(!stale.is_empty() || !fresh.is_empty())
+    }
+
+    /// Walks the stored and the new rows side by side: keys to delete, rows to put.
+    #[allow(clippy::type_complexity)] // two lists, named right above
+    fn differences<'r>(&self, prefix: &[u8], rows: &'r Rows) -> heed::Result<(Vec<Vec<u8>>, Vec<(&'r [u8], &'r [u8])>)> {
+        let end = prefix_end(prefix);
+        let mut stored = self.tree.range(self.txn, &range_from(prefix, &end))?;
+        let mut new = rows.iter();
+        let (mut stale, mut fresh) = (Vec::new(), Vec::new());
+        let (mut old_row, mut new_row) = (stored.next().transpose()?, new.next());
+        loop {
+            let order = match (&old_row, &new_row) {
+                (None, None) => return Ok((stale, fresh)),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((old_key, _)), Some((new_key, _))) => old_key[prefix.len()..].cmp(new_key),
+            };
+            match (old_row, new_row) {
+                (Some((key, _)), _) if order.is_lt() => stale.push(key.to_vec()),
+                (Some((_, old)), Some((key, value))) if order.is_eq() && old != value => fresh.push((key, value)),
+                (_, Some(row)) if order.is_gt() => fresh.push(row),
+                _ => {}
+            }
+            if order.is_le() {
+                old_row = stored.next().transpose()?;
+            }
+            if order.is_ge() {
+                new_row = new.next();
+            }
+        }
+    }
+
+    /// A leaf above a written node gives way; its priority stays (firebase-rtdb §3.1).
+    ///
+    /// Between such a leaf and the node there can only be the leaf's priority, so the row just
+    /// before the node tells.
+    fn clear_leaf_above(&mut self, key: &[u8]) -> heed::Result<bool> {
+        let Some((before, _)) = self.tree.get_lower_than(self.txn, key)? else { return Ok(false) };
+        let leaf = if key.starts_with(before) {
+            before.to_vec()
+        } else {
+            match before.split_last() {
+                Some((&PRIORITY_MARK, node)) if key.starts_with(node) => node.to_vec(),
+                _ => return Ok(false),
+            }
+        };
+        self.delete(&leaf)
+    }
+
+    /// Removes the priorities of the ancestors of `path` that became empty.
+    fn prune(&mut self, path: &Path) -> heed::Result<()> {
+        let mut above = path.parent();
+        while let Some(node) = above {
+            let key = tree_key(&node.encode());
+            let priority = [&key[..], &[PRIORITY_MARK]].concat();
+            let end = prefix_end(&key);
+            let mut rows = self.tree.range(self.txn, &range_from(&key, &end))?;
+            let first = rows.next().transpose()?;
+            let only_priority = match first {
+                Some((first, _)) if first == priority => rows.next().transpose()?.is_none(),
+                Some(_) => return Ok(()),
+                None => false,
+            };
+            drop(rows);
+            if only_priority {
+                self.delete(&priority)?;
+            } else if first.is_some() {
+                return Ok(());
+            }
+            above = node.parent();
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> heed::Result<bool> {
+        match self.tree.get(self.txn, key)? {
+            Some(old) if old == value => return Ok(false),
+            Some(old) => self.state.digest = self.state.digest.wrapping_sub(row_digest(&key[1..], old)),
+            None => self.state.rows += 1,
+        }
+        self.tree.put(self.txn, key, value)?;
+        self.state.digest = self.state.digest.wrapping_add(row_digest(&key[1..], value));
+        Ok(true)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> heed::Result<bool> {
+        let Some(old) = self.tree.get(self.txn, key)? else { return Ok(false) };
+        self.state.digest = self.state.digest.wrapping_sub(row_digest(&key[1..], old));
+        self.tree.delete(self.txn, key)?;
+        self.state.rows -= 1;
+        Ok(true)
+    }
+}

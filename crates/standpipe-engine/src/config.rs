@@ -1,0 +1,98 @@
+//! What the engine is told at start. Plain values with units in their names; the binary maps
+//! its `[limits]` and `[engine]` tables to these, the engine reads no file and no environment.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::identity::Access;
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// After its commit is synced to disk.
+    #[default]
+    Commit,
+    /// After its commit, synced every so often. A power cut may lose the last interval; the
+    /// store stays whole only where the file system keeps the order of writes.
+    Interval(Duration),
+}
+
+/// Which databases exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Databases {
+    /// Any valid name exists on first use (`standpipe dev`).
+    OnDemand,
+    /// Only these; the first is the default (`standpipe serve`).
+    Named(Vec<String>),
+}
+
+/// Settings of one engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The data folder: one folder per database below it.
+    pub dir: PathBuf,
+    /// Which databases exist.
+    pub databases: Databases,
+    /// The database that requests without a usable name go to.
+    pub default_database: String,
+    /// How many databases may be open.
+    pub databases_max: usize,
+    /// When a write is acknowledged.
+    pub durability: Durability,
+    /// What is allowed before rules are evaluated.
+    pub access: Access,
+    /// Address space reserved for each database at open; grows by doubling.
+    pub map_bytes_initial: usize,
+    /// A database's map never grows beyond this; writes are then refused, reads go on.
+    pub map_bytes_max: usize,
+    /// Snapshots open at once, per database.
+    pub readers_max: u32,
+    /// Writes waiting for the writer, per database.
+    pub writer_queue_intents_max: usize,
+    /// Bytes of writes waiting for the writer, per database.
+    pub writer_queue_bytes_max: usize,
+    /// Writes in one commit.
+    pub group_intents_max: usize,
+    /// Bytes of writes in one commit (a single larger write is a group of its own).
+    pub group_bytes_max: usize,
+    /// Changes kept in memory for each watched path.
+    pub ring_events_max: usize,
+    /// Bytes of changes kept in memory for each watched path.
+    pub ring_bytes_max: usize,
+    /// The kept tail: bytes of records kept for resume.
+    pub changes_bytes_max: u64,
+    /// The kept tail: age of records kept for resume.
+    pub changes_age_max: Duration,
+    /// Children a query may scan, and a query watch may hold.
+    pub query_children_max: usize,
+    /// Where record times come from.
+    pub clock: Clock,
+}
+
+impl EngineConfig {
+    /// Defaults for a data folder: locked, durable, one database named `default`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            databases: Databases::Named(vec!["default".into()]),
+            default_database: "default".into(),
+            databases_max: 1_000,
+            durability: Durability::Commit,
+            access: Access::Locked,
+            map_bytes_initial: 16 << 30,
+            map_bytes_max: 1 << 40,
+            readers_max: 4_096,
+            writer_queue_intents_max: 16_384,
+            writer_queue_bytes_max: 512 << 20,
+            group_intents_max: 1_024,
+            group_bytes_max: 16 << 20,
+            ring_events_max: 256,
+            ring_bytes_max: 4 << 20,
+            changes_bytes_max: 64 << 20,
+            changes_age_max: Duration::from_secs(86_400),
+            query_children_max: 1_000_000,
+            clock: Clock::System,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! One database: one tree, one writer, one revision counter. The handle doors hold: snapshots,
+//! writes, watches. It knows no session, status code or socket.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use standpipe_tree::{Path, PushIds};
+use tokio::sync::oneshot;
+
+use crate::config::{Durability, EngineConfig};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::{Hub, RingLimits};
+use crate::intent::{Committed, Intent};
+use crate::log::Log;
+use crate::metrics::{DatabaseStats, WriterMetrics};
+use crate::queue::{Queue, Queued};
+use crate::store::{Snapshot, Store, StoreOptions};
+use crate::watch::Watch;
+use crate::writer::{OnFatal, Writer};
+
+/// An open database.
+pub struct Database {
+    name: String,
+    config: EngineConfig,
+    store: Arc<Store>,
+    hub: Arc<Hub>,
+    queue: Arc<Queue>,
+    metrics: Arc<WriterMetrics>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the database in `config.dir/name` and starts its writer on `log`. Most callers want
+    /// [`crate::Engine::database`]; tests of shared logs come here.
+    pub fn open(name: &str, config: &EngineConfig, mut log: Box<dyn Log>, on_fatal: OnFatal) -> Result<Arc<Self>> {
+        let store = Arc::new(Store::open(
+            &config.dir.join(name),
+            StoreOptions {
+                map_bytes: config.map_bytes_initial.min(config.map_bytes_max),
+                readers_max: config.readers_max,
+                no_sync: matches!(config.durability, Durability::Interval(_)),
+            },
+        )?);
+        let rev = store.try_snapshot()?.map_or(0, |snapshot| snapshot.rev());
+        let limits = RingLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
+        let hub = Arc::new(Hub::new(rev, limits));
+        let queue = Arc::new(Queue::new(config.writer_queue_intents_max, config.writer_queue_bytes_max));
+        let metrics = Arc::<WriterMetrics>::default();
+        let wake = queue.clone();
+        log.follow(Box::new(move || wake.wake()));
+        let writer = Writer {
+            store: store.clone(),
+            log,
+            hub: hub.clone(),
+            queue: queue.clone(),
+            metrics: metrics.clone(),
+            config: config.clone(),
+            on_fatal,
+            push_ids: PushIds::default(),
+            unsynced: false,
+            last_sync: Instant::now(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("writer-{name}"))
+            .spawn(move || writer.run())
+            .map_err(|error| Error::unavailable("cannot start the database's writer thread").with_cause(error))?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            config: config.clone(),
+            store,
+            hub,
+            queue,
+            metrics,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// The database's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The engine's settings.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A consistent view of the newest committed revision. Waits only while the map grows.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        self.store.snapshot().await
+    }
+
+    /// As [`Database::snapshot`], for threads outside a runtime: `Unavailable` while the map grows.
+    pub fn try_snapshot(&self) -> Result<Snapshot> {
+        self.store.try_snapshot()?.ok_or_else(|| Error::unavailable("the store is growing; try again"))
+    }
+
+    /// Hands an intent to the writer. The answer comes when its commit is durable and visible.
+    ///
+    /// # Errors
+    /// `Overloaded` when the queue is full, `Unavailable` when the database is closing.
+    pub fn submit(&self, intent: Intent, deadline: Instant) -> Result<oneshot::Receiver<Result<Committed>>> {
+        let (reply, answer) = oneshot::channel();
+        let bytes = intent.bytes();
+        self.queue.push(Queued { intent, bytes, deadline, reply })?;
+        Ok(answer)
+    }
+
+    /// [`Database::submit`], and waits for the answer.
+    pub async fn write(&self, intent: Intent, deadline: Instant) -> Result<Committed> {
+        self.submit(intent, deadline)?.await.unwrap_or_else(|_| Err(writer_gone()))
+    }
+
+    /// [`Database::write`] for threads outside a runtime.
+    pub fn write_blocking(&self, intent: Intent, deadline: Instant) -> Result<Committed> {
+        self.submit(intent, deadline)?.blocking_recv().unwrap_or_else(|_| Err(writer_gone()))
+    }
+
+    /// Waits until revision `rev` is committed here.
+    ///
+    /// # Errors
+    /// `Deadline` when it is not by then.
+    pub async fn at_least(&self, rev: u64, deadline: Instant) -> Result<()> {
+        let mut revisions = self.hub.revisions();
+        let reached = revisions.wait_for(|current| *current >= rev);
+        match tokio::time::timeout_at(deadline.into(), reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(writer_gone()),
+            Err(_) => Err(Error::new(ErrorKind::Deadline, format!("revision {rev} was not reached in time"))),
+        }
+    }
+
+    /// Starts watching `path`: takes the cursor. Open a snapshot next, then
+    /// [`Watch::start_after`] its revision.
+    pub fn watch(self: &Arc<Self>, path: &Path) -> Watch {
+        Watch::new(self.clone(), path)
+    }
+
+    /// The committed revision.
+    pub fn rev(&self) -> u64 {
+        *self.hub.revisions().borrow()
+    }
+
+    /// Figures for metrics.
+    pub fn stats(&self) -> DatabaseStats {
+        let (queue_intents, queue_bytes) = self.queue.depth();
+        let stats = DatabaseStats {
+            rev: self.rev(),
+            queue_intents,
+            queue_bytes,
+            topics: self.hub.topic_count(),
+            map_bytes: self.store.map_bytes(),
+            used_bytes: self.store.used_bytes(),
+            ..DatabaseStats::default()
+        };
+        stats.with_writer(&self.metrics)
+    }
+
+    /// Stops taking writes, commits what waits, and ends the writer. Blocks until that is done.
+    pub fn close(&self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of the writer has been reported by its guard.
+            let _reported = thread.join();
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn writer_gone() -> Error {
+    Error::unavailable("the database has stopped")
+}

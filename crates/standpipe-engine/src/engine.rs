@@ -1,0 +1,169 @@
+//! All databases of one data folder: names, opening on demand, the folder's lock.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::config::{Databases, EngineConfig};
+use crate::database::Database;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::LocalLog;
+use crate::writer::OnFatal;
+
+/// Longest name of a database, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+/// The databases of a data folder, held by this process alone.
+pub struct Engine {
+    config: EngineConfig,
+    on_fatal: OnFatal,
+    open: Mutex<BTreeMap<String, Arc<Database>>>,
+    /// Held for the engine's life; the kernel frees it with the process.
+    _lock: File,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("dir", &self.config.dir).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Takes the data folder and opens what exists by configuration.
+    ///
+    /// # Errors
+    /// `Unavailable` when another process holds the folder (the message names it), when it can't
+    /// be created, or when its format is newer than this program's.
+    pub fn open(config: EngineConfig, on_fatal: OnFatal) -> Result<Self> {
+        let lock = lock(&config.dir)?;
+        let engine = Self { config, on_fatal, open: Mutex::default(), _lock: lock };
+        if let Databases::Named(names) = &engine.config.databases {
+            for name in names {
+                engine.database(name)?;
+            }
+        }
+        Ok(engine)
+    }
+
+    /// The settings it was opened with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The database a request's namespace means: on demand, any valid name; otherwise a named
+    /// one, and the only one when there is just one (official SDKs derive names such as `127` or
+    /// `localhost` from the host).
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown name, `BadRequest` for an invalid one, `Overloaded` beyond
+    /// `databases_max`.
+    pub fn resolve(&self, namespace: Option<&str>) -> Result<Arc<Database>> {
+        let name = namespace.filter(|name| !name.is_empty()).unwrap_or(&self.config.default_database);
+        match &self.config.databases {
+            Databases::OnDemand => self.database(name),
+            Databases::Named(names) if names.iter().any(|known| known == name) => self.database(name),
+            Databases::Named(names) if names.len() == 1 => self.database(&names[0]),
+            Databases::Named(_) => Err(Error::new(ErrorKind::NotFound, "404 Not Found")),
+        }
+    }
+
+    /// Opens database `name`, creating it if it is new.
+    pub fn database(&self, name: &str) -> Result<Arc<Database>> {
+        let mut open = self.open.lock();
+        if let Some(database) = open.get(name) {
+            return Ok(database.clone());
+        }
+        check_name(name)?;
+        if open.len() >= self.config.databases_max {
+            return Err(Error::new(
+                ErrorKind::Overloaded,
+                format!("{} databases are open, the limit databases_max", open.len()),
+            ));
+        }
+        let database = Database::open(name, &self.config, Box::new(LocalLog), self.on_fatal.clone())?;
+        open.insert(name.to_owned(), database.clone());
+        Ok(database)
+    }
+
+    /// The databases that are open.
+    pub fn databases(&self) -> Vec<Arc<Database>> {
+        self.open.lock().values().cloned().collect()
+    }
+
+    /// Names of all databases in the folder, open or not, sorted.
+    pub fn names(&self) -> Result<Vec<String>> {
+        database_names(&self.config.dir)
+    }
+
+    /// Ends every writer after what waits is committed. Blocks until that is done.
+    pub fn close(&self) {
+        for database in std::mem::take(&mut *self.open.lock()).into_values() {
+            database.close();
+        }
+    }
+}
+
+/// Names of the databases in a data folder, sorted.
+pub fn database_names(dir: &FsPath) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(|error| folder_error(dir, error))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("data.mdb").is_file())
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Letters, digits, `-` and `_`: a name is a folder, so nothing else may be in it.
+pub fn check_name(name: &str) -> Result<()> {
+    let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    if !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(valid) {
+        return Ok(());
+    }
+    Err(Error::bad_request(format!(
+        "invalid database name (ns): use 1 to {NAME_BYTES_MAX} letters, digits, '-' or '_'"
+    )))
+}
+
+/// Takes the folder for this process.
+pub(crate) fn lock(dir: &FsPath) -> Result<File> {
+    std::fs::create_dir_all(dir).map_err(|error| folder_error(dir, error))?;
+    let path: PathBuf = dir.join("LOCK");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| folder_error(dir, error))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        let _unreadable = file.read_to_string(&mut holder);
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the data folder {} is held by another standpipe (process {}); use --url to talk to it, or stop it",
+                dir.display(),
+                holder.trim()
+            ),
+        ));
+    }
+    // For people and for the message above; the lock itself is the kernel's.
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    match written {
+        // A full disk must not keep a node from starting: it can still serve reads.
+        Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(folder_error(dir, error)),
+        _ => Ok(file),
+    }
+}
+
+fn folder_error(dir: &FsPath, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("cannot use the data folder {}: {error}", dir.display()))
+        .with_cause(error)
+}

@@ -1,0 +1,51 @@
+//! The durable tree: a store of values in LMDB, one writer per database with group commit, a
+//! log of records, and a hub that watchers follow.
+//!
+//! The promises, each with tests: an acknowledged write is on disk; a crash leaves a prefix of
+//! the groups that holds every acknowledged write, and opening needs no repair; every watcher
+//! sees every change once, in order, or is told to start again.
+//!
+//! It knows no door, session, status code or socket, reads no configuration file and no
+//! environment. Streams, leases and rules come with later work, at the seams named in
+//! `ARCHITECTURE.md`.
+
+mod apply;
+mod backup;
+mod bytes;
+mod clock;
+mod config;
+mod database;
+mod decide;
+mod engine;
+mod error;
+mod fault;
+mod hub;
+mod identity;
+mod intent;
+mod log;
+mod metrics;
+mod queue;
+mod random;
+mod record;
+mod store;
+mod watch;
+mod window;
+mod writer;
+
+pub use crate::backup::{Verified, restore, verify};
+pub use crate::clock::Clock;
+pub use crate::config::{Databases, Durability, EngineConfig};
+pub use crate::database::Database;
+pub use crate::engine::{Engine, check_name, database_names};
+pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::hub::TopicEvent;
+pub use crate::identity::{Access, Identity};
+pub use crate::intent::{Committed, Condition, Intent, Op};
+pub use crate::log::{Append, LocalLog, Log, LogError, SimFaults, SimLog};
+pub use crate::metrics::DatabaseStats;
+pub use crate::random::random_token;
+pub use crate::record::{Effect, Encoded, Record, Transaction};
+pub use crate::store::{FORMAT, Snapshot, State, StoreCursor};
+pub use crate::watch::{ResetReason, Resume, Watch, WatchRead, resume};
+pub use crate::window::{Window, query_keys};
+pub use crate::writer::OnFatal;

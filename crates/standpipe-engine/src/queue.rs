@@ -1,0 +1,172 @@
+//! The writer's one bounded queue: by count and by bytes. Full is an answer, not a wait.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use crate::intent::{Committed, Intent};
+
+/// Why a full queue says to come back: a group takes about a millisecond.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// An intent that waits for the writer. From here on it belongs to the writer: a caller that
+/// leaves can't half-cancel it.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) intent: Intent,
+    pub(crate) bytes: usize,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Committed>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    closed: bool,
+    woken: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    ready: Condvar,
+    intents_max: usize,
+    bytes_max: usize,
+}
+
+/// What the writer found.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Intents to commit; empty after a wake-up or a time-out.
+    Batch(Vec<Queued>),
+    /// Closed, and nothing is left.
+    Closed,
+}
+
+impl Queue {
+    pub(crate) fn new(intents_max: usize, bytes_max: usize) -> Self {
+        Self { waiting: Mutex::default(), ready: Condvar::new(), intents_max, bytes_max }
+    }
+
+    /// Queues an intent, or refuses it at once.
+    pub(crate) fn push(&self, queued: Queued) -> Result<()> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(Error::unavailable("the database is closing"));
+        }
+        let fits = waiting.queue.is_empty() || waiting.bytes + queued.bytes <= self.bytes_max;
+        if waiting.queue.len() >= self.intents_max || !fits {
+            return Err(Error::overloaded("too many writes are waiting", RETRY_AFTER));
+        }
+        waiting.bytes += queued.bytes;
+        waiting.queue.push_back(queued);
+        drop(waiting);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    /// Takes what waits, up to the group's limits; waits for it at most `patience`.
+    pub(crate) fn take(&self, intents_max: usize, bytes_max: usize, patience: Option<Duration>) -> Taken {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut waiting = self.waiting.lock();
+        while waiting.queue.is_empty() && !waiting.woken {
+            if waiting.closed {
+                return Taken::Closed;
+            }
+            match deadline {
+                None => self.ready.wait(&mut waiting),
+                Some(deadline) => {
+                    if self.ready.wait_until(&mut waiting, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        waiting.woken = false;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = waiting.queue.front() {
+            if batch.len() == intents_max || (!batch.is_empty() && bytes + next.bytes > bytes_max) {
+                break;
+            }
+            bytes += next.bytes;
+            batch.extend(waiting.queue.pop_front());
+        }
+        waiting.bytes -= bytes;
+        Taken::Batch(batch)
+    }
+
+    /// Lets a waiting `take` return, with nothing if nothing waits.
+    pub(crate) fn wake(&self) {
+        self.waiting.lock().woken = true;
+        self.ready.notify_one();
+    }
+
+    /// Refuses what comes from now on; what waits is still taken.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.ready.notify_one();
+    }
+
+    /// Refuses what comes and what waits: the writer is gone.
+    pub(crate) fn abandon(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.closed = true;
+        waiting.bytes = 0;
+        for queued in waiting.queue.drain(..) {
+            let _left = queued.reply.send(Err(Error::unavailable("the database has stopped")));
+        }
+    }
+
+    /// Intents and bytes that wait.
+    pub(crate) fn depth(&self) -> (usize, usize) {
+        let waiting = self.waiting.lock();
+        (waiting.queue.len(), waiting.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, Identity, Op};
+
+    fn queued(bytes: usize) -> Queued {
+        Queued {
+            intent: Intent { op: Op::Rules(String::new()), condition: None, identity: Identity::Admin },
+            bytes,
+            deadline: Instant::now(),
+            reply: oneshot::channel().0,
+        }
+    }
+
+    fn taken(queue: &Queue, intents: usize, bytes: usize) -> Option<usize> {
+        match queue.take(intents, bytes, Some(Duration::ZERO)) {
+            Taken::Batch(batch) => Some(batch.len()),
+            Taken::Closed => None,
+        }
+    }
+
+    #[test]
+    fn the_queue_is_bounded_by_count_and_bytes_and_groups_are_too() {
+        let queue = Queue::new(4, 100);
+        queue.push(queued(500)).unwrap(); // alone, anything the limits of requests let through
+        assert_eq!(queue.push(queued(1)).unwrap_err().kind(), ErrorKind::Overloaded);
+        assert_eq!(taken(&queue, 9, 9), Some(1));
+        for _ in 0..4 {
+            queue.push(queued(20)).unwrap();
+        }
+        assert_eq!(queue.push(queued(1)).unwrap_err().kind(), ErrorKind::Overloaded);
+        assert_eq!(queue.depth(), (4, 80));
+        assert_eq!(taken(&queue, 9, 45), Some(2));
+        assert_eq!(taken(&queue, 1, 45), Some(1));
+        queue.close();
+        assert_eq!(queue.push(queued(1)).unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(taken(&queue, 9, 99), Some(1));
+        assert_eq!(taken(&queue, 9, 99), None);
+    }
+}

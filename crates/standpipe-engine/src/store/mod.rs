@@ -1,0 +1,252 @@
+//! One database's LMDB environment: the `tree`, `changes` and `meta` tables, snapshots, write
+//! transactions and growth of the map. It knows rows and records as bytes; what they mean is the
+//! business of `apply`, `decide` and `record`.
+
+mod cursor;
+mod gate;
+pub(crate) mod keys;
+mod state;
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use heed::types::Bytes;
+use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
+use standpipe_tree::Path;
+
+pub use self::cursor::StoreCursor;
+use self::gate::{Gate, Pass};
+pub use self::state::{FORMAT, State};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A table of byte keys and byte values.
+pub(crate) type Table = heed::Database<Bytes, Bytes>;
+
+const STATE_KEY: &[u8] = b"state";
+const RULES_KEY: &[u8] = b"rules";
+
+/// How long a resize waits for open reads before the writes that need it are refused.
+const RESIZE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreOptions {
+    pub(crate) map_bytes: usize,
+    pub(crate) readers_max: u32,
+    /// Commits are not synced; somebody calls [`Store::sync`] every so often.
+    pub(crate) no_sync: bool,
+}
+
+/// One LMDB environment with its tables.
+pub(crate) struct Store {
+    env: Env<WithoutTls>,
+    gate: Arc<Gate>,
+    dir: PathBuf,
+    pub(crate) tree: Table,
+    pub(crate) changes: Table,
+    meta: Table,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens or creates the environment in `dir`. The caller holds the data folder's lock, so
+    /// no other process has it open.
+    pub(crate) fn open(dir: &FsPath, options: StoreOptions) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|error| cannot_open(dir, error))?;
+        let mut open = EnvOpenOptions::new().read_txn_without_tls();
+        // A map that shrank below the file's size would be refused: LMDB takes the larger one.
+        open.map_size(round_to_page(options.map_bytes)).max_dbs(8).max_readers(options.readers_max);
+        if options.no_sync {
+            // SAFETY: NO_SYNC gives up durability between syncs, which `Durability::Interval`
+            // asks for by name; it does not affect memory safety.
+            #[allow(unsafe_code)]
+            unsafe {
+                open.flags(EnvFlags::NO_SYNC);
+            }
+        }
+        // SAFETY: the file is changed only through LMDB: the data folder's lock keeps other
+        // processes out, and heed refuses to open one environment twice in this process.
+        #[allow(unsafe_code)]
+        let env = unsafe { open.open(dir) }.map_err(|error| cannot_open(dir, error))?;
+        let mut txn = env.write_txn()?;
+        let tree = env.create_database(&mut txn, Some("tree"))?;
+        let changes = env.create_database(&mut txn, Some("changes"))?;
+        let meta = env.create_database(&mut txn, Some("meta"))?;
+        let known: Option<&[u8]> = Table::get(&meta, &txn, STATE_KEY)?;
+        match known {
+            Some(bytes) => drop(State::decode(bytes)?),
+            None => meta.put(&mut txn, STATE_KEY, &State::empty(crate::random::bytes()).encode())?,
+        }
+        txn.commit().map_err(|error| cannot_open(dir, error))?;
+        env.clear_stale_readers()?;
+        Ok(Self { env, gate: Arc::default(), dir: dir.to_owned(), tree, changes, meta })
+    }
+
+    /// The folder of this environment.
+    pub(crate) fn dir(&self) -> &FsPath {
+        &self.dir
+    }
+
+    /// Opens a snapshot unless the map is being resized right now. Never blocks.
+    pub(crate) fn try_snapshot(self: &Arc<Self>) -> Result<Option<Snapshot>> {
+        self.gate.try_enter().map(|pass| self.snapshot_with(pass)).transpose()
+    }
+
+    /// Opens a snapshot, waiting for a resize to end.
+    pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
+        let pass = self.gate.enter().await;
+        self.snapshot_with(pass)
+    }
+
+    fn snapshot_with(self: &Arc<Self>, pass: Pass) -> Result<Snapshot> {
+        let txn = self.env.clone().static_read_txn()?;
+        let state = self.state(&txn)?;
+        Ok(Snapshot { txn, state, store: self.clone(), _pass: pass })
+    }
+
+    /// Opens the write transaction. Only the writer's thread does.
+    pub(crate) fn write(&self) -> Result<WriteTxn<'_>> {
+        let pass = self
+            .gate
+            .try_enter()
+            .expect("only the writer's thread resizes, and it is here");
+        Ok(WriteTxn { txn: self.env.write_txn()?, _pass: pass })
+    }
+
+    /// The state row as `txn` sees it.
+    pub(crate) fn state(&self, txn: &RoTxn) -> Result<State> {
+        let bytes = self.meta.get(txn, STATE_KEY)?.unwrap_or_default();
+        State::decode(bytes)
+    }
+
+    pub(crate) fn put_state(&self, txn: &mut RwTxn, state: &State) -> heed::Result<()> {
+        self.meta.put(txn, STATE_KEY, &state.encode())
+    }
+
+    /// The stored rules text, if any.
+    pub(crate) fn rules(&self, txn: &RoTxn) -> Result<Option<String>> {
+        let bytes = self.meta.get(txn, RULES_KEY)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    pub(crate) fn put_rules(&self, txn: &mut RwTxn, rules: &str) -> heed::Result<()> {
+        self.meta.put(txn, RULES_KEY, rules.as_bytes())
+    }
+
+    /// Size of the map, in bytes.
+    pub(crate) fn map_bytes(&self) -> usize {
+        self.env.info().map_size
+    }
+
+    /// Bytes of the file in use, free pages included.
+    pub(crate) fn used_bytes(&self) -> usize {
+        (self.env.info().last_page_number + 1) * rustix::param::page_size()
+    }
+
+    /// Grows the map to `bytes`. The caller has no transaction open.
+    pub(crate) fn grow(&self, bytes: usize) -> Result<()> {
+        let grown = self.gate.exclusive(RESIZE_PATIENCE, || {
+            // SAFETY: the gate says that no transaction of this process is open, and no other
+            // process has the environment.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.env.resize(round_to_page(bytes))
+            }
+        });
+        match grown {
+            Some(result) => Ok(result?),
+            None => Err(Error::unavailable("the store must grow, but a long read holds it open; try again")),
+        }
+    }
+
+    /// Syncs what earlier unsynced commits wrote.
+    pub(crate) fn sync(&self) -> Result<()> {
+        Ok(self.env.force_sync()?)
+    }
+
+    /// Writes a compact copy of a consistent state into `file`, while reads and writes go on.
+    pub(crate) fn copy_to(&self, file: &mut std::fs::File) -> Result<()> {
+        Ok(self.env.copy_to_file(file, heed::CompactionOption::Enabled)?)
+    }
+
+    /// A cursor over the subtree at `encoded_path`.
+    pub(crate) fn cursor<'t>(&self, txn: &'t RoTxn<'t>, encoded_path: &[u8]) -> StoreCursor<'t> {
+        StoreCursor::new(self.tree, txn, keys::tree_key(encoded_path))
+    }
+}
+
+/// The one open write transaction of a database.
+pub(crate) struct WriteTxn<'s> {
+    // Dropped before the pass: the gate must not open while the transaction is alive.
+    pub(crate) txn: RwTxn<'s>,
+    _pass: Pass,
+}
+
+impl WriteTxn<'_> {
+    /// Commits; with synced commits, what was written is on disk when this returns.
+    pub(crate) fn commit(self) -> heed::Result<()> {
+        self.txn.commit()
+    }
+}
+
+/// A consistent view of one database at one revision.
+///
+/// It pins the pages it sees, so it must not outlive its request.
+pub struct Snapshot {
+    // Dropped before the pass, as in `WriteTxn`.
+    txn: RoTxn<'static, WithoutTls>,
+    state: State,
+    store: Arc<Store>,
+    _pass: Pass,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("rev", &self.state.rev).finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// The revision this snapshot shows.
+    pub fn rev(&self) -> u64 {
+        self.state.rev
+    }
+
+    /// Position, chain and digest at this revision.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// A cursor over the rows of the subtree at `path`.
+    pub fn cursor(&self, path: &Path) -> StoreCursor<'_> {
+        self.store.cursor(&self.txn, &path.encode())
+    }
+
+    /// The stored rules text, if any.
+    pub fn rules(&self) -> Result<Option<String>> {
+        self.store.rules(&self.txn)
+    }
+
+    pub(crate) fn txn(&self) -> &RoTxn<'static, WithoutTls> {
+        &self.txn
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+fn round_to_page(bytes: usize) -> usize {
+    bytes.next_multiple_of(rustix::param::page_size())
+}
+
+fn cannot_open(dir: &FsPath, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("cannot open the database in {}: {error}", dir.display()))
+        .with_cause(error)
+}

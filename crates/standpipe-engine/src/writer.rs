@@ -1,0 +1,432 @@
+//! The writer: one thread per database that takes what waits, decides, applies, logs, commits,
+//! publishes and answers, in that order. Durable, then visible, then acknowledged.
+//!
+//! It owns the write transaction and the kept tail. Its panic, a broken log or a failed sync stop
+//! the node: it never limps on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use standpipe_tree::PushIds;
+
+use crate::apply::apply;
+use crate::config::{Durability, EngineConfig};
+use crate::decide::{Context, View, decide};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
+use crate::hub::Hub;
+use crate::intent::Committed;
+use crate::log::{Append, Log, LogError};
+use crate::metrics::WriterMetrics;
+use crate::queue::{Queue, Queued, Taken};
+use crate::record::{Effect, Encoded, Record, Transaction, peek_time_ms};
+use crate::store::keys::{change_key, change_rev};
+use crate::store::{State, Store, WriteTxn};
+
+/// How often a batch is decided again because others took the position, before its callers are
+/// told that the database is busy elsewhere.
+const TAKEN_MAX: usize = 32;
+/// Records applied in one transaction while catching up.
+const CATCH_UP_RECORDS: usize = 512;
+/// How often a shared log is asked when nothing wakes the writer.
+const POLL: Duration = Duration::from_millis(250);
+/// How long one append may take.
+const APPEND_PATIENCE: Duration = Duration::from_secs(10);
+/// Records dropped from the kept tail per commit: more than one, so that it shrinks.
+const TRIM_MAX: usize = 8;
+/// Room above `map_bytes_max` for writes that only remove, and for the pages that removing takes.
+const MAP_RESERVE: usize = 16 << 20;
+/// Less than this free on the file system means a failed commit was a full disk.
+const DISK_FULL_BELOW: u64 = 4 << 20;
+
+/// Called when a database can't go on; the binary ends the process.
+pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Why a group did not commit.
+enum Failure {
+    /// The map is full: grow it and do the same again.
+    MapFull,
+    /// The log has other records first: apply them and decide again.
+    Taken,
+    /// All callers are told this; the node goes on.
+    Refused(Error),
+    /// The node must stop.
+    Fatal(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<heed::Error> for Failure {
+    fn from(error: heed::Error) -> Self {
+        match error {
+            heed::Error::Mdb(heed::MdbError::MapFull) => Self::MapFull,
+            error => Self::Fatal(error.into()),
+        }
+    }
+}
+
+/// Everything the writer's thread owns.
+pub(crate) struct Writer {
+    pub(crate) store: Arc<Store>,
+    pub(crate) log: Box<dyn Log>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) metrics: Arc<WriterMetrics>,
+    pub(crate) config: EngineConfig,
+    pub(crate) on_fatal: OnFatal,
+    pub(crate) push_ids: PushIds,
+    /// Commits since the last sync, in `Durability::Interval`.
+    pub(crate) unsynced: bool,
+    pub(crate) last_sync: Instant,
+}
+
+/// Tells the world when the writer's thread ends by a panic.
+struct PanicGuard(Arc<Queue>, OnFatal);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        self.0.abandon();
+        if std::thread::panicking() {
+            (self.1)("the writer panicked; the last acknowledged write is safe, restart the node");
+        }
+    }
+}
+
+impl Writer {
+    /// The thread's body: returns when the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        let _guard = PanicGuard(self.queue.clone(), self.on_fatal.clone());
+        let queue = self.queue.clone();
+        let patience = self.patience();
+        loop {
+            let taken = queue.take(self.config.group_intents_max, self.config.group_bytes_max, patience);
+            let Taken::Batch(batch) = taken else { break };
+            let result = if batch.is_empty() { self.catch_up() } else { self.commit(batch) };
+            if let Err(error) = result.and_then(|()| self.sync_when_due()) {
+                tracing::error!(?error, dir = %self.store.dir().display(), "the database stops");
+                (self.on_fatal)(error.message());
+                return;
+            }
+        }
+        if self.unsynced
+            && let Err(error) = self.store.sync()
+        {
+            (self.on_fatal)(error.message());
+        }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        match self.config.durability {
+            Durability::Interval(every) => Some(every),
+            Durability::Commit => self.log.is_shared().then_some(POLL),
+        }
+    }
+
+    fn sync_when_due(&mut self) -> Result<()> {
+        if let Durability::Interval(every) = self.config.durability
+            && self.unsynced
+            && self.last_sync.elapsed() >= every
+        {
+            self.store.sync()?;
+            self.unsynced = false;
+            self.last_sync = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Commits a batch, however many tries that takes, and answers every caller.
+    fn commit(&mut self, batch: Vec<Queued>) -> Result<()> {
+        let now = Instant::now();
+        let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|queued| queued.deadline > now);
+        for queued in late {
+            let _left = queued.reply.send(Err(Error::new(ErrorKind::Deadline, "the write waited too long")));
+        }
+        let mut taken = 0;
+        while !batch.is_empty() {
+            match self.try_commit(&batch) {
+                Ok(outcomes) => {
+                    for (queued, outcome) in batch.into_iter().zip(outcomes) {
+                        let _left = queued.reply.send(outcome);
+                    }
+                    break;
+                }
+                Err(Failure::MapFull) => match self.grow(batch.iter().all(|queued| queued.intent.only_removes())) {
+                    Ok(()) => {}
+                    // Alone, the small ones may still fit.
+                    Err(_) if batch.len() > 1 => {
+                        return batch.into_iter().try_for_each(|queued| self.commit(vec![queued]));
+                    }
+                    Err(error) => return refuse(batch, &error),
+                },
+                Err(Failure::Taken) if taken < TAKEN_MAX => {
+                    taken += 1;
+                    self.catch_up()?;
+                }
+                Err(Failure::Taken) => {
+                    return refuse(batch, &Error::unavailable("other nodes write faster; try again"));
+                }
+                Err(Failure::Refused(error)) => return refuse(batch, &error),
+                Err(Failure::Fatal(error)) => {
+                    refuse(batch, &Error::unavailable("the database has stopped"))?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction: decide and apply each intent, log the record, commit, publish.
+    fn try_commit(&mut self, batch: &[Queued]) -> Result<Vec<Result<Committed>>, Failure> {
+        let started = Instant::now();
+        let store = self.store.clone();
+        let mut write = store.write()?;
+        let mut state = store.state(&write.txn)?;
+        let mut record = Record::after(&state, self.config.clock.now_ms());
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for queued in batch {
+            let mut context =
+                Context { now_ms: record.time_ms, access: self.config.access, push_ids: &mut self.push_ids };
+            let view = View { store: &store, txn: &write.txn };
+            let decision = match decide(&view, &queued.intent, &mut context) {
+                Ok(decision) => decision,
+                Err(error) => {
+                    outcomes.push(Err(error));
+                    continue;
+                }
+            };
+            let change = match &decision.effect {
+                Effect::Change(change) => Some(change.clone()),
+                Effect::Rules(_) => None,
+            };
+            if apply(&store, &mut write.txn, &mut state, &decision.effect)? {
+                let actor = queued.intent.identity.actor().to_owned();
+                record.transactions.push(Transaction { actor, effect: decision.effect });
+            }
+            // A write that changed nothing is answered with the revision it found.
+            let rev = record.first_rev + record.transactions.len() as u64 - 1;
+            outcomes.push(Ok(Committed { rev, change, pushed: decision.pushed }));
+        }
+        if record.transactions.is_empty() {
+            return Ok(outcomes);
+        }
+        let encoded = record.encode();
+        self.append(state.pos, &encoded)?;
+        self.finish(&store, write, &mut state, &[(record, encoded)])?;
+        self.metrics.committed(batch.len(), started.elapsed());
+        Ok(outcomes)
+    }
+
+    /// Puts the record into the log, resolving an unknown outcome before anything else happens.
+    fn append(&mut self, prev: u64, encoded: &Encoded) -> Result<(), Failure> {
+        let deadline = Instant::now() + APPEND_PATIENCE;
+        loop {
+            match self.log.append(prev, encoded, deadline) {
+                Append::Done => return Ok(()),
+                Append::Taken => return Err(Failure::Taken),
+                Append::Refused(error) => return Err(Failure::Refused(unreachable(&error))),
+                Append::Unknown(error) => {
+                    if let Some(ours) = self.resolve(prev, encoded, deadline, &error)? {
+                        return if ours { Ok(()) } else { Err(Failure::Taken) };
+                    }
+                    // Certainly not there: the same bytes again can't make two records.
+                }
+            }
+        }
+    }
+
+    /// Looks at the position after `prev` until the log answers: ours, another's, or nothing.
+    fn resolve(
+        &mut self,
+        prev: u64,
+        encoded: &Encoded,
+        deadline: Instant,
+        cause: &LogError,
+    ) -> Result<Option<bool>, Failure> {
+        loop {
+            match self.log.read(prev, 1) {
+                Ok(records) => return Ok(records.first().map(|found| found.encode() == *encoded)),
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => {
+                    return Err(Failure::Refused(
+                        Error::unavailable("the write's outcome is unknown; read before you try again")
+                            .with_cause(cause.clone()),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Moves the state past `records`, keeps them in the tail, commits, and publishes.
+    fn finish(
+        &mut self,
+        store: &Store,
+        mut write: WriteTxn<'_>,
+        state: &mut State,
+        records: &[(Record, Encoded)],
+    ) -> Result<(), Failure> {
+        for (record, encoded) in records {
+            state.pos = record.pos;
+            state.rev = record.last_rev();
+            state.chain = encoded.hash();
+            state.time_ms = record.time_ms;
+            self.keep(store, &mut write, state, encoded)?;
+        }
+        store.put_state(&mut write.txn, state)?;
+        fault::point("before_commit");
+        write.commit().map_err(|error| self.commit_failed(error))?;
+        fault::point("after_commit");
+        self.unsynced = matches!(self.config.durability, Durability::Interval(_));
+        for (record, _) in records {
+            for (rev, transaction) in (record.first_rev..).zip(&record.transactions) {
+                match &transaction.effect {
+                    Effect::Change(change) => self.hub.publish(rev, change),
+                    Effect::Rules(_) => self.hub.advance(rev),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a record in the kept tail and drops what is beyond its bounds.
+    fn keep(
+        &self,
+        store: &Store,
+        write: &mut WriteTxn<'_>,
+        state: &mut State,
+        encoded: &Encoded,
+    ) -> Result<(), Failure> {
+        let bytes = encoded.as_bytes();
+        if bytes.len() as u64 > self.config.changes_bytes_max {
+            // Larger than the whole tail: whoever resumes from before it starts again.
+            store.changes.clear(&mut write.txn)?;
+            state.changes_bytes = 0;
+            return Ok(());
+        }
+        store.changes.put(&mut write.txn, &change_key(state.rev), bytes)?;
+        state.changes_bytes += bytes.len() as u64;
+        let oldest_ms = state.time_ms.saturating_sub(millis(self.config.changes_age_max));
+        for _ in 0..TRIM_MAX {
+            let Some((key, value)) = store.changes.first(&write.txn)? else { break };
+            let aged = peek_time_ms(value).is_none_or(|time_ms| time_ms < oldest_ms);
+            let last = change_rev(key) == Some(state.rev);
+            if last || !(aged || state.changes_bytes > self.config.changes_bytes_max) {
+                break;
+            }
+            let (key, len) = (key.to_vec(), value.len() as u64);
+            store.changes.delete(&mut write.txn, &key)?;
+            state.changes_bytes -= len;
+        }
+        Ok(())
+    }
+
+    /// Applies what others appended, grouped, until nothing is left.
+    fn catch_up(&mut self) -> Result<()> {
+        while self.log.is_shared() {
+            match self.try_catch_up() {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Failure::MapFull) => self.grow(false)?,
+                // The log does not answer: later, then.
+                Err(Failure::Refused(_) | Failure::Taken) => break,
+                Err(Failure::Fatal(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_catch_up(&mut self) -> Result<usize, Failure> {
+        let store = self.store.clone();
+        let mut write = store.write()?;
+        let mut state = store.state(&write.txn)?;
+        let read = self.log.read(state.pos, CATCH_UP_RECORDS);
+        let records = read.map_err(|error| Failure::Refused(unreachable(&error)))?;
+        let mut applied: Vec<(Record, Encoded)> = Vec::with_capacity(records.len());
+        let mut expected = state.clone();
+        for record in records {
+            if expected.pos == 0 {
+                // A fresh tree takes the identity of the log it is fed from.
+                (expected.log_id, expected.epoch) = (record.log_id, record.epoch);
+                (state.log_id, state.epoch) = (record.log_id, record.epoch);
+            }
+            if !record.follows(&expected) {
+                return Err(Failure::Fatal(Error::new(
+                    ErrorKind::Internal,
+                    format!("the log's record {} does not continue this tree; restore from a backup", record.pos),
+                )));
+            }
+            for transaction in &record.transactions {
+                apply(&store, &mut write.txn, &mut state, &transaction.effect)?;
+            }
+            let encoded = record.encode();
+            expected = State {
+                pos: record.pos,
+                rev: record.last_rev(),
+                chain: encoded.hash(),
+                ..state.clone()
+            };
+            applied.push((record, encoded));
+        }
+        if !applied.is_empty() {
+            self.finish(&store, write, &mut state, &applied)?;
+        }
+        Ok(applied.len())
+    }
+
+    /// Doubles the map, up to its limit; writes that only remove may use a last reserve.
+    fn grow(&self, only_removes: bool) -> Result<()> {
+        let limit = self.config.map_bytes_max + if only_removes { MAP_RESERVE } else { 0 };
+        let current = self.store.map_bytes();
+        if current >= limit {
+            return Err(Error::unavailable(format!(
+                "the database is full: it has reached map_bytes_max ({} bytes); remove data or raise the limit",
+                self.config.map_bytes_max
+            )));
+        }
+        let bytes = current.saturating_mul(2).min(limit);
+        self.store.grow(bytes)?;
+        tracing::info!(bytes, dir = %self.store.dir().display(), "map grown");
+        Ok(())
+    }
+
+    /// Names the cause of a failed commit. LMDB reports a short write as an I/O error, so the
+    /// file system is asked. A full disk is a state; anything else stops the node, because pages
+    /// are marked clean after a failed sync and a second try would lie.
+    fn commit_failed(&self, error: heed::Error) -> Failure {
+        if matches!(error, heed::Error::Mdb(heed::MdbError::MapFull)) {
+            return Failure::MapFull;
+        }
+        let full = matches!(&error, heed::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull)
+            || free_bytes(self.store.dir()).is_some_and(|free| free < DISK_FULL_BELOW);
+        if full {
+            Failure::Refused(Error::unavailable("the disk is full; free some space").with_cause(error))
+        } else {
+            Failure::Fatal(Error::internal(error))
+        }
+    }
+}
+
+/// Answers everybody with the same refusal; the node goes on.
+fn refuse(batch: Vec<Queued>, error: &Error) -> Result<()> {
+    for queued in batch {
+        let _left = queued.reply.send(Err(error.clone()));
+    }
+    Ok(())
+}
+
+fn unreachable(error: &LogError) -> Error {
+    Error::unavailable("the log does not take the write now").with_cause(error.clone())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Free bytes of the file system below `dir`.
+fn free_bytes(dir: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -1,0 +1,10 @@
+//! Tests of the engine through its public interface.
+#![allow(clippy::unwrap_used, clippy::panic)] // tests
+
+mod faults;
+mod model;
+mod naive;
+mod shared_log;
+mod store;
+mod support;
+mod watches;

@@ -1,0 +1,128 @@
+//! Random operations against the naive tree: same values, same digest for the same tree, and the
+//! kept tail replays to the same bytes.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use standpipe_engine::{LocalLog, Log, SimFaults, SimLog};
+use standpipe_tree::Format;
+use tempfile::TempDir;
+
+use crate::naive::Node;
+use crate::support::{config, get_as, merge_op, open, open_with, set_op, write};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(Vec<usize>, Value),
+    Priority(Vec<usize>, Value),
+    Merge(Vec<usize>, Vec<(usize, Value)>),
+}
+
+const KEYS: &[&str] = &["a", "b", "c"];
+
+fn names(path: &[usize]) -> Vec<&'static str> {
+    path.iter().map(|at| KEYS[*at]).collect()
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        2 => Just(Value::Null),
+        1 => any::<bool>().prop_map(Value::from),
+        2 => (-5i64..5).prop_map(Value::from),
+        1 => "[a-z\u{e9}\u{1f98a}\"\\\\\n]{0,4}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        let children = proptest::collection::btree_map(prop::sample::select(KEYS), inner, 0..3);
+        (children, proptest::option::of(-3i64..3)).prop_map(|(children, priority)| {
+            let mut object: serde_json::Map<_, _> = children.into_iter().map(|(key, value)| (key.into(), value)).collect();
+            if let Some(priority) = priority {
+                object.insert(".priority".into(), priority.into());
+            }
+            Value::Object(object)
+        })
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let path = || proptest::collection::vec(0..KEYS.len(), 0..4);
+    prop_oneof![
+        3 => (path(), value()).prop_map(|(path, value)| Step::Set(path, value)),
+        1 => (path(), prop_oneof![Just(Value::Null), (1i64..4).prop_map(Value::from), Just(json!("p"))])
+            .prop_map(|(path, value)| Step::Priority(path, value)),
+        2 => (path(), proptest::collection::btree_map(0..KEYS.len(), value(), 1..3))
+            .prop_map(|(path, members)| Step::Merge(path, members.into_iter().collect())),
+    ]
+}
+
+fn naive(tree: &mut Node, step: &Step) {
+    match step {
+        Step::Set(path, value) => tree.set(&names(path), Node::parse(value)),
+        Step::Priority(path, value) => tree.set_priority(&names(path), Some(value.clone()).filter(|value| !value.is_null())),
+        Step::Merge(path, members) => {
+            // The obvious order matters only for emptiness: what is put must not be pruned.
+            let (removed, put): (Vec<_>, Vec<_>) = members.iter().partition(|(_, value)| Node::parse(value).is_empty());
+            for (key, value) in put.into_iter().chain(removed) {
+                tree.set(&[&names(path)[..], &[KEYS[*key]]].concat(), Node::parse(value));
+            }
+        }
+    }
+}
+
+fn op(step: &Step) -> standpipe_engine::Op {
+    match step {
+        Step::Set(path, value) => set_op(&names(path).join("/"), &value.to_string()),
+        Step::Priority(path, value) => {
+            set_op(&[&names(path)[..], &[".priority"]].concat().join("/"), &value.to_string())
+        }
+        Step::Merge(path, members) => {
+            let members: serde_json::Map<_, _> =
+                members.iter().map(|(key, value)| (KEYS[*key].to_owned(), value.clone())).collect();
+            merge_op(&names(path).join("/"), &Value::Object(members).to_string())
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_writes_make_the_naive_tree(steps in proptest::collection::vec(step(), 1..25)) {
+        let dir = TempDir::new().unwrap();
+        let database = open(&dir);
+        let mut tree = Node::default();
+        for step in &steps {
+            write(&database, op(step)).unwrap();
+            naive(&mut tree, step);
+            let got: Value = serde_json::from_str(&get_as(&database, "/", Format::Export)).unwrap();
+            prop_assert_eq!(&got, &tree.export(), "after {:?}", step);
+            database.try_snapshot().unwrap().verify().unwrap();
+        }
+        // Another database, given the tree at once, has the same digest.
+        let other = TempDir::new().unwrap();
+        let copy = open(&other);
+        write(&copy, set_op("/", &tree.export().to_string())).unwrap();
+        let digest = |database: &standpipe_engine::Database| database.try_snapshot().unwrap().state().digest;
+        prop_assert_eq!(digest(&database), digest(&copy));
+    }
+
+    #[test]
+    fn two_stores_fed_the_same_records_are_the_same(steps in proptest::collection::vec(step(), 1..15)) {
+        let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let log = SimLog::new(1, SimFaults::default());
+        let first = open_with(&config(&one), Box::new(log.clone()));
+        for step in &steps {
+            write(&first, op(step)).unwrap();
+        }
+        let second = open_with(&config(&two), Box::new(log.clone()));
+        let rev = first.rev();
+        crate::shared_log::wait_for(&second, rev);
+        prop_assert_eq!(first.try_snapshot().unwrap().state(), second.try_snapshot().unwrap().state());
+        prop_assert_eq!(get_as(&first, "/", Format::Export), get_as(&second, "/", Format::Export));
+    }
+}
+
+#[test]
+fn a_local_log_never_has_foreign_records() {
+    let mut log = LocalLog;
+    assert!(!log.is_shared());
+    assert_eq!(log.read(0, 10), Ok(Vec::new()));
+}
