@@ -66,7 +66,7 @@ impl Counts {
     pub(crate) fn octaves(&self) -> Vec<(f64, u64)> {
         let octave = |(at, steps): (usize, &[u64])| {
             let last = at == BUCKETS / STEPS - 1;
-            let bound = if last { f64::MAX } else { (1_u64 << (at + 2)) as f64 / 1e6 };
+            let bound = if last { f64::INFINITY } else { (1_u64 << (at + 2)) as f64 / 1e6 };
             (bound, steps.iter().sum())
         };
         self.buckets.chunks(STEPS).enumerate().map(octave).collect()
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!((counts.count(), octaves.iter().map(|(_, count)| count).sum::<u64>()), (6, 6));
         assert_eq!(octaves[0], (4e-6, 2));
         assert_eq!(octaves[1], (8e-6, 1));
-        assert_eq!(octaves[octaves.len() - 1], (f64::MAX, 1));
-        assert!((counts.sum_s() - 1001.001_007).abs() < 1e-9);
+        assert_eq!(octaves[octaves.len() - 1], (f64::INFINITY, 1));
+        assert!((counts.sum_s() - 1_001.001_007).abs() < 1e-9);
     }
 }

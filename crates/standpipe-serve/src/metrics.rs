@@ -193,6 +193,11 @@ impl Metrics {
         registry.register_collector(Box::new(self.0.clone()));
     }
 
+    #[cfg(test)]
+    pub(crate) fn accepted_by_loop(&self) -> Vec<u64> {
+        self.0.doors.lock().iter().map(|door| read(&door.accepted)).collect()
+    }
+
     /// The counters now.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &self.0;
@@ -312,16 +317,15 @@ impl Inner {
                 .map(|(class, gauge)| (vec![("class", class.as_str())], gauge.load(Ordering::Relaxed) as u64))
                 .collect()
         };
-        let one = |value: u64| BTreeMap::from([(Labels::new(), value)]);
         out.gauges("queue_jobs", "Jobs waiting for a worker.", by_class(&self.queue_jobs))?;
         out.gauges("queue_bytes", "Cost of the jobs waiting.", by_class(&self.queue_bytes))?;
-        out.gauges("workers", "Worker threads.", one(self.workers.load(Ordering::Relaxed) as u64))?;
-        out.gauges("workers_idle", "Workers without work.", one(self.workers_idle.load(Ordering::Relaxed) as u64))?;
-        out.counters("workers_created", "Worker threads ever created.", one(read(&self.workers_created)))?;
-        out.gauges("watchers", "Watchers attached.", one(self.watchers.used() as u64))?;
-        out.gauges("tasks", "Tasks of connections and of the node.", one(self.tasks.len() as u64))?;
-        out.counters("accept_errors", "Failures of accept.", one(read(&self.accept_errors)))?;
-        out.counters("events_dropped", "Events a subscriber was too slow for.", one(read(&self.events_dropped)))
+        out.gauge("workers", "Worker threads.", self.workers.load(Ordering::Relaxed) as u64)?;
+        out.gauge("workers_idle", "Workers without work.", self.workers_idle.load(Ordering::Relaxed) as u64)?;
+        out.counter("workers_created", "Worker threads ever created.", read(&self.workers_created))?;
+        out.gauge("watchers", "Watchers attached.", self.watchers.used() as u64)?;
+        out.gauge("tasks", "Tasks of connections and of the node.", self.tasks.len() as u64)?;
+        out.counter("accept_errors", "Failures of accept.", read(&self.accept_errors))?;
+        out.counter("events_dropped", "Events a subscriber was too slow for.", read(&self.events_dropped))
     }
 }
 
@@ -330,8 +334,11 @@ impl Collector for Inner {
         let mut out = Exposition(encoder);
         self.encode_doors(&mut out)?;
         self.encode_node(&mut out)?;
-        let request = vec![(Labels::new(), self.durations(|door| &door.request_time))];
-        out.histograms("request_seconds", "From a request's begin to its end.", request)?;
+        let mut requests: BTreeMap<Labels, Counts> = BTreeMap::new();
+        for door in self.doors.lock().iter() {
+            door.request_time.add_to(requests.entry(vec![("door", door.name)]).or_default());
+        }
+        out.histograms("request_seconds", "From a request's begin to its end.", requests)?;
         let by_class = |pick: fn(&DoorMetrics, usize) -> &Histogram| {
             let counts = |class: &Class| self.durations(|door| pick(door, class.index()));
             Class::ALL.iter().map(|class| (vec![("class", class.as_str())], counts(class))).collect()
@@ -351,6 +358,14 @@ impl Exposition<'_> {
         self.0.encode_descriptor(name, help, None, kind)
     }
 
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        ConstCounter::new(value).encode(self.family(name, help, MetricType::Counter)?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        ConstGauge::new(value).encode(self.family(name, help, MetricType::Gauge)?)
+    }
+
     fn counters(&mut self, name: &str, help: &str, values: BTreeMap<Labels, u64>) -> Result<(), Error> {
         let mut family = self.family(name, help, MetricType::Counter)?;
         for (labels, value) in &values {
@@ -367,7 +382,7 @@ impl Exposition<'_> {
         Ok(())
     }
 
-    fn histograms(&mut self, name: &str, help: &str, values: Vec<(Labels, Counts)>) -> Result<(), Error> {
+    fn histograms(&mut self, name: &str, help: &str, values: BTreeMap<Labels, Counts>) -> Result<(), Error> {
         let mut family = self.family(name, help, MetricType::Histogram)?;
         for (labels, counts) in &values {
             let mut one = family.encode_family(labels)?;

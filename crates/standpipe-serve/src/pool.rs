@@ -117,10 +117,11 @@ impl Pool {
         let wake = state.idle > 0;
         shared.publish(&state);
         drop(state);
+        if wake {
+            shared.work.notify_one();
+        }
         if grow {
             shared.create_worker();
-        } else if wake {
-            shared.work.notify_one();
         }
         // A job given back is dropped here, outside the lock.
         pushed.map_err(|_job| JobError::Refused(Refusal::QueueFull))
@@ -135,10 +136,12 @@ impl Pool {
         job.is_some()
     }
 
-    /// A job has waited `worker_grow_after_ms`: one more worker if all are busy.
-    pub(crate) fn job_waits(&self) {
+    /// `worker_grow_after_ms` are over: one more worker if the job still waits and all are busy.
+    pub(crate) fn grow_for(&self, ticket: Ticket) {
         let limits = self.0.limits.load();
-        let grow = self.0.state.lock().reserve_worker(&limits, true);
+        let mut state = self.0.state.lock();
+        let grow = state.queue.holds(ticket) && state.reserve_worker(&limits, true);
+        drop(state);
         if grow {
             self.0.create_worker();
         }

@@ -119,6 +119,11 @@ impl<J> FairQueue<J> {
         self.classes[ticket.class.index()].withdraw(ticket)
     }
 
+    /// Whether a job still waits.
+    pub(crate) fn holds(&self, ticket: Ticket) -> bool {
+        self.classes[ticket.class.index()].find(ticket).is_some()
+    }
+
     /// Takes everything, in no order.
     pub(crate) fn clear(&mut self) -> Vec<J> {
         let classes = std::mem::take(&mut self.classes);
@@ -156,9 +161,14 @@ impl<J> ClassQueue<J> {
     }
 
     fn withdraw(&mut self, ticket: Ticket) -> Option<J> {
-        let lane = self.lanes.get(&ticket.session)?;
-        let at = lane.waiting.binary_search_by_key(&ticket.number, |waiting| waiting.number).ok()?;
+        let at = self.find(ticket)?;
         self.take(ticket.session, at, false)
+    }
+
+    /// Position of a job in its lane, whose numbers only grow.
+    fn find(&self, ticket: Ticket) -> Option<usize> {
+        let lane = self.lanes.get(&ticket.session)?;
+        lane.waiting.binary_search_by_key(&ticket.number, |waiting| waiting.number).ok()
     }
 
     /// Takes the job at `at` of a lane, which pays for it when it was `served`.
@@ -283,7 +293,9 @@ mod tests {
                 0 => {
                     let at = next(waiting.len() as u64) as usize;
                     let (ticket, job) = waiting.swap_remove(at);
+                    assert!(queue.holds(ticket));
                     assert_eq!(queue.withdraw(ticket), Some(job));
+                    assert!(!queue.holds(ticket));
                     gone.push(ticket);
                 }
                 1 | 2 => {

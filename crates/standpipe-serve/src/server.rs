@@ -2,6 +2,7 @@
 //! connection on them: accept, permits, session, door, close. Protocols are the doors'; what
 //! blocks is the pool's.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -150,7 +151,8 @@ impl Server {
         core.shutdown.abort();
         core.pool.stop();
         self.end.cancel();
-        let joined = core.pool.join(JOIN_WITHIN).await & self.join().await;
+        let (workers, loops) = tokio::join!(core.pool.join(JOIN_WITHIN), self.join());
+        let joined = workers && loops;
         if !drained || !joined {
             tracing::warn!(drained, joined, "the server did not stop cleanly");
         }
@@ -204,84 +206,92 @@ impl<D: Door> Entrance<D> {
         let limits = core.limits.load();
         conn.io.tune(&limits);
         let origin = Origin { session: core.next_session(), peer: conn.peer, door: self.metrics.name };
-        let open = Open::new(core.clone(), self.metrics.clone(), origin);
+        let mut open = Open::new(Session::new(core.clone(), self.metrics.clone(), origin));
         match core.seats.take(origin.door, origin.peer, &limits) {
             Ok(seat) => {
-                open.emit(Event::Admitted);
-                core.shutdown.spawn_with_runtime(serve(self.door.clone(), conn, open, seat));
+                open.seat = Some(seat);
+                open.session.emit(Event::Admitted);
+                core.shutdown.spawn_with_runtime(serve(self.door.clone(), conn, open));
             }
             Err(refusal) => {
-                open.emit(Event::Refused(refusal));
-                let budget = RefusalPermit::take(core, &limits);
-                let patience = Duration::from_millis(limits.refusal_ms_max);
-                if let Some(permit) = budget {
-                    let task = refuse(self.door.clone(), conn, open, refusal, patience, permit);
+                open.reason = Some(CloseReason::Refused(open.session.refused(refusal)));
+                if let Some(permit) = RefusalPermit::take(core, &limits) {
+                    let patience = Duration::from_millis(limits.refusal_ms_max);
+                    let task = refuse(self.door.clone(), conn, refusal, patience, (open, permit));
                     core.shutdown.spawn_with_runtime(task);
-                } else {
-                    open.close(CloseReason::Refused(refusal));
                 }
             }
         }
     }
 }
 
-async fn serve<D: Door>(door: Arc<D>, conn: Conn, mut open: Open, seat: Seat) {
-    let session = Session::new(open.core.clone(), open.metrics.clone(), open.origin);
-    open.session = Some(session.clone());
-    let reason = door.serve(conn, session).await;
-    // The seat is free before the close is told, so who hears of it can come in.
-    drop(seat);
-    open.close(reason);
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, for every idle connection")]
+fn serve<D: Door>(door: Arc<D>, conn: Conn, open: Open) -> impl Future<Output = ()> + Send {
+    async move {
+        let said = door.serve(conn, open.session.clone()).await;
+        open.close(said);
+    }
 }
 
 async fn refuse<D: Door>(
     door: Arc<D>,
     conn: Conn,
-    open: Open,
     refusal: Refusal,
     patience: Duration,
-    _permit: RefusalPermit,
+    _until_told: (Open, RefusalPermit),
 ) {
     let _late = tokio::time::timeout(patience, door.refuse(conn, refusal)).await;
-    open.close(CloseReason::Refused(refusal));
 }
 
 /// An accepted connection: tells its opening, and its end exactly once, also when its task panics
 /// or is dropped.
 struct Open {
-    core: Arc<Core>,
-    metrics: Arc<DoorMetrics>,
-    origin: Origin,
+    session: Session,
+    seat: Option<Seat>,
     since: Instant,
-    session: Option<Session>,
     reason: Option<CloseReason>,
 }
 
 impl Open {
-    fn new(core: Arc<Core>, metrics: Arc<DoorMetrics>, origin: Origin) -> Self {
-        let open = Self { core, metrics, origin, since: Instant::now(), session: None, reason: None };
-        open.emit(Event::Opened);
-        open
+    fn new(session: Session) -> Self {
+        session.emit(Event::Opened);
+        Self { session, seat: None, since: Instant::now(), reason: None }
     }
 
-    fn emit(&self, event: Event) {
-        self.core.events.emit(&self.metrics, self.origin, event);
-    }
-
-    /// Ends for `reason`, unless the session was closed for another one from outside.
-    fn close(mut self, reason: CloseReason) {
-        self.reason = self.session.as_ref().and_then(Session::close_reason).or(Some(reason));
+    /// Who closed the session from outside knows better than the door why it ended.
+    fn close(mut self, said: CloseReason) {
+        self.reason = self.session.close_reason().or(Some(said));
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        // The seat is free before the end is told, so who hears of it can come in.
+        self.seat = None;
         let unsaid = if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Aborted };
-        let (bytes_in, bytes_out) = self.session.as_ref().map_or((0, 0), Session::bytes);
         let reason = self.reason.unwrap_or(unsaid);
         if reason == CloseReason::Panicked {
-            self.emit(Event::Error { message: "a door panicked; its connection was closed".into(), internal: true });
+            let message = "a door panicked; its connection was closed".into();
+            self.session.emit(Event::Error { message, internal: true });
         }
-        self.emit(Event::Closed { reason, took: self.since.elapsed(), bytes_in, bytes_out });
+        let (bytes_in, bytes_out) = self.session.bytes();
+        self.session.emit(Event::Closed { reason, took: self.since.elapsed(), bytes_in, bytes_out });
     }
+}
+
+#[cfg(test)]
+impl Server {
+    pub(crate) fn core_for_tests(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
+/// Bytes of a session and of a connection's task.
+#[cfg(test)]
+pub(crate) fn sizes_for_tests<D: Door>(door: Arc<D>) -> (usize, usize) {
+    fn size<A, B, C, F>(_: &impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+    drop(door);
+    (Session::size_for_tests(), size(&serve::<D>))
 }

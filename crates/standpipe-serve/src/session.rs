@@ -295,7 +295,9 @@ impl<T> Queued<'_, T> {
         if let Ok(answer) = timeout(grow_after, &mut self.answer).await {
             return self.done(answer);
         }
-        self.pool.job_waits();
+        if let Some(ticket) = self.ticket {
+            self.pool.grow_for(ticket);
+        }
         if let Ok(answer) = timeout_at(start_by.into(), &mut self.answer).await {
             return self.done(answer);
         }
@@ -326,4 +328,12 @@ impl<T> Drop for Queued<'_, T> {
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+impl Session {
+    /// Bytes of what a handle points to.
+    pub(crate) const fn size_for_tests() -> usize {
+        size_of::<Inner>()
+    }
 }

@@ -305,3 +305,31 @@ impl Drop for SocketFile {
         let _gone_already = std::fs::remove_file(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn troubles_are_told_seldom_and_paused_for_longer_and_longer() {
+        let metrics = Metrics::default();
+        let mut troubles = Troubles::new(metrics.clone());
+        let now = Instant::now();
+        let mut check = |code: i32, expected: &[u64]| {
+            for &pause in expected {
+                let expected = (pause > 0).then(|| Duration::from_millis(pause));
+                assert_eq!(troubles.happened(&io::Error::from_raw_os_error(code), now), expected, "{code}");
+            }
+        };
+        let (no_descriptors, connection_aborted) = (24, 103);
+        check(no_descriptors, &[5, 10]);
+        check(connection_aborted, &[0, 0]);
+        check(no_descriptors, &[20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        assert_eq!((troubles.logged_at, metrics.snapshot().accept_errors), (Some(now), 12));
+        troubles.over();
+        let later = now + LOG_EVERY;
+        assert_eq!(troubles.happened(&io::Error::from_raw_os_error(no_descriptors), later), Some(PAUSE_MIN));
+        assert_eq!(troubles.logged_at, Some(later));
+    }
+}
