@@ -147,7 +147,13 @@ fn input(argument: &str) -> Result<Vec<u8>> {
         Ok(bytes)
     };
     match (argument, argument.strip_prefix('@')) {
-        ("-", _) => read(&mut std::io::stdin().lock(), Path::new("stdin")),
+        ("-", _) => {
+            let stdin = std::io::stdin();
+            if stdin.is_terminal() {
+                eprintln!("type the value as JSON, then Ctrl-D");
+            }
+            read(&mut stdin.lock(), Path::new("stdin"))
+        }
         (_, Some(file)) => {
             let file = Path::new(file);
             read(&mut File::open(file).map_err(|error| Failure::file(file, &error))?, file)
@@ -182,9 +188,9 @@ fn load(arguments: &ImportArgs, verbosity: Verbosity, out: &mut dyn Write) -> Re
     };
     let mut target = Target::open(&arguments.target)?;
     let bar = progress(size, verbosity);
-    let loaded = import::load(&mut bar.wrap_read(source), &arguments.path, arguments.merge, &mut target)?;
+    let loaded = import::load(&mut bar.wrap_read(source), &arguments.path, arguments.merge, &mut target);
     bar.finish_and_clear();
-    let line = serde_json::to_string(&loaded).expect("plain numbers");
+    let line = serde_json::to_string(&loaded?).expect("plain numbers");
     writeln!(out, "{line}").map_err(|error| Failure::output(&error))
 }
 
@@ -193,9 +199,9 @@ fn export(arguments: &ExportArgs, verbosity: Verbosity, out: &mut dyn Write) -> 
     let call = Call { query: vec![("format", "export".into())], ..Call::new(Verb::Get, &arguments.path) };
     let Some(path) = &arguments.out else { return value(&call, &mut target, out) };
     let bar = progress(None, verbosity);
-    whole_file(path, |file| value(&call, &mut target, &mut bar.wrap_write(file)))?;
+    let done = whole_file(path, |file| value(&call, &mut target, &mut bar.wrap_write(file)));
     bar.finish_and_clear();
-    Ok(())
+    done
 }
 
 fn backup(arguments: &BackupArgs, verbosity: Verbosity) -> Result<()> {
@@ -205,12 +211,12 @@ fn backup(arguments: &BackupArgs, verbosity: Verbosity) -> Result<()> {
     }
     let mut target = Target::open(&arguments.target)?;
     let bar = progress(None, verbosity);
-    whole_file(path, |file| match &mut target {
+    let done = whole_file(path, |file| match &mut target {
         Target::Url(client) => client.backup(&mut bar.wrap_write(file)),
         Target::Data(folder) => folder.backup(file),
-    })?;
+    });
     bar.finish_and_clear();
-    Ok(())
+    done
 }
 
 /// Lets `write` fill a file that takes its name only when all of it is on disk.
