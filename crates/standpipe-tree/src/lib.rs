@@ -5,17 +5,22 @@
 //! behind a [`RowCursor`], has JSON ([`JsonStream`]), hashes and queries.
 
 pub mod change;
+pub mod hash;
 pub mod json;
 pub mod key;
 pub mod leaf;
 mod number;
 pub mod parse;
 pub mod path;
+pub mod push_id;
+pub mod query;
 pub mod rows;
+pub mod rules;
 pub mod server_value;
 mod varint;
 
 pub use change::{Change, ChangeKind, Event, EventKind, Write};
+pub use hash::{NULL_ETAG, etag, hash};
 pub use json::{Format, JsonStream, Progress, ShallowRange, to_json, write_json_string};
 pub use key::{
     CHILDREN, KEY_BYTES_MAX, KeyError, PAST, PRIORITY, check_key, compare_keys, compare_utf16, decode_key, encode_key,
@@ -24,5 +29,11 @@ pub use key::{
 pub use leaf::{Leaf, OwnedLeaf, STRING_BYTES_MAX};
 pub use parse::{Merge, ParseError, ParseLimits, RowSink, SpecialError, Stop, parse_merge, parse_stream, parse_value};
 pub use path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Location, Path, PathError};
-pub use rows::{Conflict, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
+pub use push_id::PushIds;
+pub use query::{
+    Bound, BoundKey, BoundValue, Limit, OrderBy, Query, QueryError, QueryParseError, Selection, Side, parse_rest,
+    select,
+};
+pub use rules::{RulesTextError, check_rules_text};
+pub use rows::{Conflict, ROWS_BYTES_MAX, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
 pub use server_value::resolve;

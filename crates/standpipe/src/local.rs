@@ -1,40 +1,89 @@
-//! The client verbs on a data folder that no server holds: the same calls, answered by the engine
-//! in this process. It parses no arguments and prints nothing.
+//! The client verbs on a data folder that no server holds: a server inside this process answers
+//! them, so that a folder and a server mean the same by the same words. It parses no arguments.
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::client::Call;
+use standpipe_doors::Credentials;
+use standpipe_engine::{Database, Databases, database_names};
+use standpipe_serve::Limits;
+
+use crate::cli::AccessArgs;
+use crate::client::{Call, Client};
 use crate::exit::{Failure, Result};
+use crate::node::{Node, with_limits};
+
+/// The database that is meant where none is named.
+const DEFAULT: &str = "default";
 
 /// A data folder held by this process, and one database in it.
 #[derive(Debug)]
-pub(crate) struct Folder;
+pub(crate) struct Folder {
+    node: Option<Node>,
+    client: Client,
+    database: Arc<Database>,
+}
 
 impl Folder {
     /// Opens database `db` (the default one where not named) of the folder, creating both if new.
-    pub(crate) fn open(_dir: &Path, _db: Option<&str>) -> Result<Self> {
-        Err(Failure::failed("opening a folder is not wired"))
+    pub(crate) fn open(dir: &Path, db: Option<&str>) -> Result<Self> {
+        let name = db.unwrap_or(DEFAULT);
+        let limits = Limits::default();
+        let config = standpipe_engine::EngineConfig { databases: Databases::OnDemand, ..with_limits(dir, &limits) };
+        let token = standpipe_engine::random_token();
+        let node = Node::start(config, limits, "127.0.0.1:0", Credentials::AdminToken(token.clone()))?;
+        let database = node.engine().database(name)?;
+        let access = AccessArgs { db: Some(name.to_owned()), token: Some(token), token_file: None };
+        let client = Client::new(&node.url(), &access)?;
+        Ok(Self { node: Some(node), client, database })
     }
 
-    /// Does what the REST door would do for this call, as administrator. The answer's body goes to
-    /// `out`; none for a silent one.
-    pub(crate) fn call(&mut self, _call: &Call, _out: &mut dyn Write) -> Result<()> {
-        Err(Failure::failed("opening a folder is not wired"))
+    /// Does what the REST door does for this call, as administrator. The answer's body goes to `out`.
+    pub(crate) fn call(&mut self, call: &Call, out: &mut dyn Write) -> Result<()> {
+        self.client.call(call, out)
     }
 
     /// Writes a compact copy of the database.
-    pub(crate) fn backup(&mut self, _out: &mut std::fs::File) -> Result<()> {
-        Err(Failure::failed("opening a folder is not wired"))
+    pub(crate) fn backup(&mut self, out: &mut std::fs::File) -> Result<()> {
+        Ok(self.database.backup(out)?)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            self.client.block_on(node.stop());
+        }
     }
 }
 
 /// Puts the backup file `source` in place as database `db` of a folder; refuses one that has it.
-pub(crate) fn restore(_source: &Path, _dir: &Path, _db: Option<&str>) -> Result<()> {
-    Err(Failure::failed("opening a folder is not wired"))
+pub(crate) fn restore(source: &Path, dir: &Path, db: Option<&str>) -> Result<()> {
+    let name = db.unwrap_or(DEFAULT);
+    standpipe_engine::restore(source, dir, name)?;
+    Ok(())
 }
 
 /// Verifies database `db`, or all, and writes one line of JSON for each.
-pub(crate) fn verify(_dir: &Path, _db: Option<&str>, _out: &mut dyn Write) -> Result<()> {
-    Err(Failure::failed("opening a folder is not wired"))
+pub(crate) fn verify(dir: &Path, db: Option<&str>, out: &mut dyn Write) -> Result<()> {
+    let names = match db {
+        Some(name) => vec![name.to_owned()],
+        None => database_names(dir)?,
+    };
+    if names.is_empty() {
+        return Err(
+            Failure::failed(format!("{} holds no database", dir.display())).help("name a data folder: --data DIR")
+        );
+    }
+    for name in names {
+        let verified = standpipe_engine::verify(dir, &name)?;
+        writeln!(
+            out,
+            r#"{{"database":"{name}","rev":{},"rows":{},"records":{},"digest":"{:032x}"}}"#,
+            verified.rev, verified.rows, verified.records, verified.digest
+        )
+        .map_err(|error| Failure::output(&error))?;
+    }
+    Ok(())
 }

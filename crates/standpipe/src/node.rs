@@ -1,14 +1,315 @@
-//! The server of `dev` and `serve`: engine, doors and their shutdown, assembled from settings.
+//! The server of `dev` and `serve`: engine, doors and their shutdown, assembled from settings. Also
+//! the server inside this process that client verbs use on a folder nobody serves.
 
-use crate::config::Settings;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use standpipe_doors::{Credentials, Dispatch, HttpDoor};
+use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig};
+use standpipe_serve::{Limits, Server, ServerConfig, SocketListener};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::AccessArgs;
+use crate::client::{Client, Target, import};
+use crate::config::{self, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Node {
+    engine: Arc<Engine>,
+    server: Server,
+    ready: Arc<AtomicBool>,
+    address: SocketAddr,
+}
+
+impl Node {
+    /// Opens the folder and listens. It answers when this returns.
+    ///
+    /// # Errors
+    /// The folder is held or can't be used, or the address can't be listened on.
+    pub(crate) fn start(config: EngineConfig, limits: Limits, listen: &str, credentials: Credentials) -> Result<Self> {
+        raise_descriptor_limit();
+        let engine = Arc::new(Engine::open(config, Arc::new(stop_at_once))?);
+        let server =
+            Server::start(ServerConfig { limits, cores: None }).map_err(|error| Failure::failed(error.to_string()))?;
+        let listeners = SocketListener::bind_tcp(listen, server.cores(), server.metrics())
+            .map_err(|error| Failure::failed(error.to_string()))?;
+        let address = listeners.first().and_then(SocketListener::local_addr);
+        let address = address.ok_or_else(|| Failure::failed(format!("{listen}: no address was bound")))?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let dispatch = Dispatch::new(engine.clone());
+        let door = HttpDoor::new(dispatch, credentials, server.metrics().clone(), ready.clone());
+        server.listen(Arc::new(door), listeners);
+        Ok(Self { engine, server, ready, address })
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The databases.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Stops: connections are drained, then what waits is committed. Says whether it was clean.
+    pub(crate) async fn stop(self) -> bool {
+        self.ready.store(false, Ordering::Relaxed);
+        let stopped = self.server.stop().await;
+        self.engine.close();
+        stopped.clean
+    }
+}
 
 /// Runs a server until it is told to stop.
 ///
 /// # Errors
 /// It can't start; the failure names what to change.
 pub(crate) fn run(settings: &Settings) -> Result<Exit> {
-    let Settings { mode, values, rules, import } = settings;
-    tracing::debug!(?mode, ?values, ?rules, ?import, "starting");
-    Err(Failure::failed("the server is not wired"))
+    let values = &settings.values;
+    let token = match settings.mode {
+        Mode::Dev => Token::Emulator,
+        Mode::Serve => Token::kept(&values.server.data)?,
+    };
+    let engine = engine_config(settings);
+    let node = Node::start(engine, values.limits.clone(), &values.server.listen, token.credentials())?;
+    let url = node.url();
+    load(settings, &node, &token)?;
+    token.announce(node.address.port());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("can't start a runtime: {error}")))?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        banner(settings, &url, &token);
+        #[expect(clippy::print_stdout, reason = "the one line of results that a server has")]
+        {
+            println!("standpipe ready {url} data={}", values.server.data.display());
+        }
+        signals.next().await;
+        tracing::info!("stopping; a second signal stops at once");
+        let clean = tokio::select! {
+            clean = node.stop() => clean,
+            () = signals.next() => false,
+        };
+        token.withdraw();
+        Ok(if clean { Exit::Ok } else { Exit::Unclean })
+    })
+}
+
+/// The settings as the engine wants them.
+fn engine_config(settings: &Settings) -> EngineConfig {
+    let config::Values { server, databases, engine, limits } = &settings.values;
+    EngineConfig {
+        databases: match settings.mode {
+            Mode::Dev => Databases::OnDemand,
+            Mode::Serve => Databases::Named(databases.names.clone()),
+        },
+        default_database: databases.default.clone(),
+        durability: match engine.durability {
+            config::Durability::Commit => Durability::Commit,
+            config::Durability::Interval => Durability::Interval(Duration::from_millis(engine.interval_ms)),
+        },
+        access: match settings.mode {
+            Mode::Dev => Access::Open,
+            Mode::Serve => Access::Locked,
+        },
+        map_bytes_initial: engine.map_bytes_initial,
+        readers_max: engine.readers_max,
+        ..with_limits(&server.data, limits)
+    }
+}
+
+/// The engine's defaults under the limits of the one `[limits]` table.
+pub(crate) fn with_limits(dir: &Path, limits: &Limits) -> EngineConfig {
+    EngineConfig {
+        databases_max: limits.databases_max,
+        map_bytes_max: limits.map_bytes_max,
+        writer_queue_intents_max: limits.writer_queue_intents_max,
+        writer_queue_bytes_max: limits.writer_queue_bytes_max,
+        group_intents_max: limits.group_intents_max,
+        group_bytes_max: limits.group_bytes_max,
+        ring_events_max: limits.ring_events_max,
+        ring_bytes_max: limits.ring_bytes_max,
+        changes_bytes_max: limits.changes_bytes_max as u64,
+        changes_age_max: Duration::from_secs(limits.changes_age_s_max),
+        query_children_max: limits.query_children_max,
+        ..EngineConfig::new(dir)
+    }
+}
+
+/// Stores the rules and loads what `--import` names, into databases that are empty.
+fn load(settings: &Settings, node: &Node, token: &Token) -> Result<()> {
+    if let Some(path) = &settings.rules {
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        Client::new(&node.url(), &token.access(None))?
+            .put_rules(text)
+            .map_err(|failure| failure.help(format!("mend {} and start again", path.display())))?;
+    }
+    let Some(source) = &settings.import else { return Ok(()) };
+    for (db, file) in import_files(source)? {
+        let database = node.engine().resolve(db.as_deref())?;
+        if database.rev() > 0 {
+            tracing::info!(database = database.name(), "not imported: the database is not empty");
+            continue;
+        }
+        let mut target = Target::Url(Box::new(Client::new(&node.url(), &token.access(db))?));
+        let mut source = std::fs::File::open(&file).map_err(|error| Failure::file(&file, &error))?;
+        import::load(&mut source, "/", false, &mut target)?;
+        tracing::info!(database = database.name(), file = %file.display(), "imported");
+    }
+    Ok(())
+}
+
+/// A file goes to the default database; a folder as the emulator exports it holds one file for
+/// each database, named after it.
+fn import_files(source: &Path) -> Result<Vec<(Option<String>, PathBuf)>> {
+    if source.is_file() {
+        return Ok(vec![(None, source.to_owned())]);
+    }
+    let exported = source.join("database_export");
+    let dir = if exported.is_dir() { exported } else { source.to_owned() };
+    let entries = std::fs::read_dir(&dir).map_err(|error| Failure::file(&dir, &error))?;
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
+        // Beside the databases the emulator's folder describes itself.
+        .filter(|(name, _)| standpipe_engine::check_name(name).is_ok() && name != "firebase-export-metadata")
+        .map(|(name, path)| (Some(name), path))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// How administrators show that they are.
+enum Token {
+    /// As the emulator: `owner`.
+    Emulator,
+    /// A secret in the data folder, also where this user's commands look for it.
+    Kept { secret: String, file: PathBuf, announced: std::cell::Cell<Option<u16>> },
+}
+
+impl Token {
+    /// The folder's secret, made when there is none.
+    fn kept(data: &Path) -> Result<Self> {
+        let file = data.join("admin.token");
+        let failed = |error| Failure::file(&file, &error);
+        std::fs::create_dir_all(data).map_err(|error| Failure::file(data, &error))?;
+        let secret = match std::fs::read_to_string(&file) {
+            Ok(text) if text.trim().len() >= 32 => text.trim().to_owned(),
+            Ok(_) => {
+                return Err(Failure::failed(format!("{} holds no token of 32 characters or more", file.display()))
+                    .help("remove the file: the next start makes a new one"));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let secret = standpipe_engine::random_token();
+                crate::client::token::write(&file, &secret).map_err(failed)?;
+                secret
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(Self::Kept { secret, file, announced: std::cell::Cell::new(None) })
+    }
+
+    fn credentials(&self) -> Credentials {
+        match self {
+            Self::Emulator => Credentials::Emulator,
+            Self::Kept { secret, .. } => Credentials::AdminToken(secret.clone()),
+        }
+    }
+
+    fn access(&self, db: Option<String>) -> AccessArgs {
+        let token = match self {
+            Self::Emulator => "owner".to_owned(),
+            Self::Kept { secret, .. } => secret.clone(),
+        };
+        AccessArgs { db, token: Some(token), token_file: None }
+    }
+
+    /// Lets this user's commands find the token; a convenience, so its failure is none of ours.
+    fn announce(&self, port: u16) {
+        let Self::Kept { secret, announced, .. } = self else { return };
+        match crate::client::token::announce(port, secret) {
+            Ok(()) => announced.set(Some(port)),
+            Err(error) => tracing::debug!(%error, "the token is only in the data folder"),
+        }
+    }
+
+    fn withdraw(&self) {
+        if let Self::Kept { announced, .. } = self
+            && let Some(port) = announced.get()
+        {
+            crate::client::token::withdraw(port);
+        }
+    }
+}
+
+/// What a person sees at start: at most 12 lines, on stderr.
+fn banner(settings: &Settings, url: &str, token: &Token) {
+    let values = &settings.values;
+    let durability = match values.engine.durability {
+        config::Durability::Commit => "every acknowledged write is synced to disk",
+        config::Durability::Interval => "INTERVAL: a power cut may lose the last writes",
+    };
+    eprintln!("Standpipe {} on {url}", env!("CARGO_PKG_VERSION"));
+    eprintln!("  data    {} ({durability})", values.server.data.display());
+    match token {
+        Token::Emulator => {
+            eprintln!("  watch   curl -N -H 'accept: text/event-stream' {url}/home.json");
+            eprintln!("  write   curl -X PUT -d 21.5 {url}/home/kitchen/temp.json");
+            eprintln!("  SDK     export FIREBASE_DATABASE_EMULATOR_HOST={}", url.trim_start_matches("http://"));
+            eprintln!("  access  open to everybody on this machine; `owner` is the administrator");
+        }
+        Token::Kept { file, .. } => {
+            eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", file.display());
+            eprintln!("  access  administrators only: rules are stored, but not evaluated yet");
+        }
+    }
+    eprintln!("  stop    Ctrl-C");
+}
+
+/// The engine can't go on: what is acknowledged is on disk, and limping on would risk the rest.
+fn stop_at_once(why: &str) {
+    eprintln!("error: {why}");
+    std::process::exit(Exit::Failed as i32);
+}
+
+/// As many descriptors as we may have: each connection is one.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays low");
+    }
+}
+
+/// The signals that stop a server.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let failed = |error: std::io::Error| Failure::failed(format!("can't wait for signals: {error}"));
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::timeout;
 
-use super::{Call, Verb};
+use super::{Call, Verb, token};
 use crate::cli::AccessArgs;
 use crate::exit::{Exit, Failure, Result};
 
@@ -64,7 +64,9 @@ impl Client {
         connector.set_connect_timeout(Some(CONNECT_MAX));
         connector.set_nodelay(true);
         let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Ok(Self { runtime, http, url: base(url)?, db: access.db.clone(), authorization: authorization(access)? })
+        let url = base(url)?;
+        let authorization = authorization(access, &url)?;
+        Ok(Self { runtime, http, url, db: access.db.clone(), authorization })
     }
 
     /// Scheme and authority of the server.
@@ -112,6 +114,18 @@ impl Client {
         self.block_on(async {
             let response = self.open(Method::GET, &target, HeaderMap::new(), Bytes::new(), BACKUP_MAX).await?;
             self.copy(response, out).await
+        })
+    }
+
+    /// Stores the rules text of the database.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) fn put_rules(&self, text: String) -> Result<()> {
+        let target = self.target("/.settings/rules.json", &[]);
+        self.block_on(async {
+            let response = self.open(Method::PUT, &target, HeaderMap::new(), text.into(), ANSWER_MAX).await?;
+            self.copy(response, &mut std::io::sink()).await
         })
     }
 
@@ -274,10 +288,11 @@ fn base(url: &str) -> Result<String> {
     }
 }
 
-fn authorization(access: &AccessArgs) -> Result<Option<header::HeaderValue>> {
+/// The credential that was given, else the one this user's server on this machine announced.
+fn authorization(access: &AccessArgs, url: &str) -> Result<Option<header::HeaderValue>> {
     let token = match &access.token_file {
         Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),
-        None => access.token.clone(),
+        None => access.token.clone().or_else(|| token::find(url.strip_prefix("http://")?)),
     };
     let Some(token) = token else { return Ok(None) };
     let mut value = header_value("the credential", &format!("Bearer {}", token.trim()))?;
@@ -373,6 +388,7 @@ mod tests {
     fn credentials_come_from_a_file_before_a_variable() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "from-file\n").unwrap();
+        let authorization = |access: &AccessArgs| authorization(access, "http://192.0.2.1:9000");
         let both = AccessArgs { token: Some("t".into()), token_file: Some(file.path().into()), ..access() };
         assert_eq!(authorization(&both).unwrap().unwrap(), "Bearer from-file");
         let one = AccessArgs { token: Some("t".into()), ..access() };

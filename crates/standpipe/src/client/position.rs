@@ -77,7 +77,7 @@ impl Position {
 
 /// `$XDG_STATE_HOME/standpipe`, or its default below the home folder; on Windows in the local
 /// application data.
-fn state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub(super) fn state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base =
         set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state"))).or_else(|| set("LOCALAPPDATA"))?;

@@ -1,0 +1,379 @@
+//! One function per verb turns a request into calls on the engine. Every door comes through here,
+//! and this is the only place where the serving core and the engine meet: deadlines, classes
+//! and admission on one side, snapshots, writes and watches on the other.
+
+use std::sync::Arc;
+
+use standpipe_engine::{
+    Committed, Condition, Database, Engine, Error, ErrorKind, Identity, Intent, Op, ResetReason, Resume, Snapshot,
+    TopicEvent, Watch, WatchRead, Window, query_keys, resume,
+};
+use standpipe_serve::{Class, Cost, Deadline, JobError, Session};
+use standpipe_tree::{Format, JsonStream, Leaf, PRIORITY, Path, Progress, Query, RowCursor, ShallowRange, etag};
+
+/// A read of at most this many rows runs on the connection's own task: about as long as handing
+/// it to a worker and back would take.
+const SMALL_ROWS: usize = 128;
+
+/// A resume over at most this many revisions runs on the connection's own task.
+const SMALL_REVS: u64 = 16;
+
+/// Changes taken from a ring in one go.
+const EVENTS_MAX: usize = 256;
+
+/// The engine, as doors see it.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    engine: Arc<Engine>,
+}
+
+/// What a read should answer with.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    /// Which location.
+    pub(crate) path: Path,
+    /// Which children, in which order; all of it when `None`.
+    pub(crate) query: Option<Query>,
+    /// Keys only, from a key on, up to a count.
+    pub(crate) shallow: Option<ShallowRange>,
+    /// How values are written.
+    pub(crate) format: Format,
+    /// Indented?
+    pub(crate) pretty: bool,
+    /// Is the location's ETag wanted?
+    pub(crate) etag: bool,
+    /// The revision it must show at least.
+    pub(crate) at_least: Option<u64>,
+}
+
+impl Read {
+    /// A plain read of a whole location.
+    pub(crate) fn new(path: Path) -> Self {
+        Self { path, query: None, shallow: None, format: Format::Plain, pretty: false, etag: false, at_least: None }
+    }
+}
+
+/// The answer to a read: the first slice, and what is left to read.
+#[derive(Debug)]
+pub(crate) struct ReadReply {
+    pub(crate) rev: u64,
+    pub(crate) etag: Option<String>,
+    pub(crate) first: Vec<u8>,
+    pub(crate) rest: Option<Slices>,
+}
+
+/// The rest of a long read: the snapshot and the position in it.
+#[derive(Debug)]
+pub(crate) struct Slices {
+    snapshot: Snapshot,
+    path: Path,
+    stream: JsonStream,
+}
+
+impl Slices {
+    fn fill(&mut self, out: &mut Vec<u8>, budget: usize) -> Result<Progress, Error> {
+        Ok(self.stream.fill(&mut self.snapshot.cursor(&self.path), out, budget)?)
+    }
+
+    /// Reads the next slice on a worker. The worker is held for one slice only: a peer that reads
+    /// slowly costs an open snapshot, not a worker.
+    pub(crate) async fn next(
+        mut self,
+        session: &Session,
+        deadline: Deadline,
+    ) -> Result<(Vec<u8>, Option<Self>), Error> {
+        let budget = session.limits().reply_chunk_bytes;
+        let job = move || {
+            let mut out = Vec::with_capacity(budget + budget / 8);
+            let progress = self.fill(&mut out, budget)?;
+            Ok((out, (progress == Progress::More).then_some(self)))
+        };
+        run(session, Class::Bulk, Cost::Bytes(budget), deadline, job).await
+    }
+}
+
+/// A write as a door decoded it.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) op: Op,
+    pub(crate) if_match: Option<(Path, String)>,
+}
+
+impl Dispatch {
+    /// Doors over `engine`.
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The database that a namespace means.
+    pub(crate) fn database(&self, namespace: Option<&str>) -> Result<Arc<Database>, Error> {
+        self.engine.resolve(namespace)
+    }
+
+    /// Reads a location on a snapshot of one revision.
+    pub(crate) async fn read(
+        &self,
+        session: &Session,
+        database: &Arc<Database>,
+        identity: &Identity,
+        read: Read,
+        deadline: Deadline,
+    ) -> Result<ReadReply, Error> {
+        database.config().access.check_read(identity)?;
+        if let Some(rev) = read.at_least {
+            database.at_least(rev, deadline.instant()).await?;
+        }
+        let snapshot = database.snapshot().await?;
+        let cost = cost(&snapshot, &read.path, session)?;
+        let children_max = database.config().query_children_max;
+        let budget = session.limits().reply_chunk_bytes;
+        run(session, Class::Read, cost, deadline, move || read_job(snapshot, read, children_max, budget)).await
+    }
+
+    /// Reads the priority of a node, as JSON.
+    pub(crate) async fn read_priority(
+        &self,
+        database: &Arc<Database>,
+        identity: &Identity,
+        path: &Path,
+    ) -> Result<Vec<u8>, Error> {
+        database.config().access.check_read(identity)?;
+        let snapshot = database.snapshot().await?;
+        let mut json = Vec::new();
+        match snapshot.cursor(path).seek(&[PRIORITY])? {
+            Some((&[PRIORITY], value)) => match Leaf::decode(value) {
+                Some(leaf) => leaf.write_json(&mut json),
+                None => return Err(Error::new(ErrorKind::Internal, "a priority can't be read")),
+            },
+            _ => json.extend_from_slice(b"null"),
+        }
+        Ok(json)
+    }
+
+    /// Hands a write to the database's writer and waits for its commit.
+    pub(crate) async fn write(
+        &self,
+        database: &Arc<Database>,
+        identity: &Identity,
+        write: Write,
+        deadline: Deadline,
+    ) -> Result<Committed, Error> {
+        let condition = write.if_match.map(|(path, etag)| Condition { path, etag });
+        let intent = Intent { op: write.op, condition, identity: identity.clone() };
+        database.write(intent, deadline.instant()).await
+    }
+
+    /// Starts watching a location; `since` is a revision the client has seen.
+    pub(crate) async fn watch(
+        &self,
+        session: &Session,
+        database: &Arc<Database>,
+        identity: &Identity,
+        path: Path,
+        query: Option<Query>,
+        since: Option<u64>,
+    ) -> Result<Subscription, Error> {
+        database.config().access.check_read(identity)?;
+        let watch = database.watch(&path);
+        let mut subscription = Subscription { watch, query: query.map(QueryWatch::New), pending: Vec::new() };
+        let deadline = Deadline::after(session.limits().request_ms_max);
+        match since {
+            // A query's window is not in the change table: its resume is a fresh window.
+            Some(since) if subscription.query.is_none() => subscription.resume(session, since, deadline).await?,
+            _ => subscription.restart(session, None, deadline).await?,
+        }
+        Ok(subscription)
+    }
+}
+
+/// One thing a watcher is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Update {
+    /// A change, shared with all watchers of the path.
+    Event(Arc<TopicEvent>),
+    /// The whole value at a revision: at the start, or again after a gap, whose reason is given.
+    Value {
+        rev: u64,
+        json: Vec<u8>,
+        reset: Option<ResetReason>,
+    },
+    /// The children of a query's window that differ.
+    Moved { rev: u64, json: Vec<u8> },
+    /// Nothing has changed since the revision the client has seen.
+    Resumed { rev: u64 },
+}
+
+#[derive(Debug)]
+enum QueryWatch {
+    New(Query),
+    Open(Box<Window>),
+}
+
+/// A watch with what it has still to say. The queue behind it is the ring it shares with all
+/// watchers of the path, so a slow reader costs a cursor.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    watch: Watch,
+    query: Option<QueryWatch>,
+    pending: Vec<Update>,
+}
+
+impl Subscription {
+    /// The watched path.
+    pub(crate) fn path(&self) -> &Path {
+        self.watch.path()
+    }
+
+    /// Waits until `take` may have something.
+    pub(crate) async fn changed(&self) {
+        if self.pending.is_empty() {
+            self.watch.changed().await;
+        }
+    }
+
+    /// Everything there is to say now, in order; maybe nothing.
+    pub(crate) async fn take(&mut self, session: &Session) -> Result<Vec<Update>, Error> {
+        let deadline = Deadline::after(session.limits().request_ms_max);
+        if self.pending.is_empty() {
+            match self.watch.read(EVENTS_MAX) {
+                WatchRead::Events(events) if events.is_empty() => {}
+                WatchRead::Events(_) if self.query.is_some() => self.move_window(session, deadline).await?,
+                WatchRead::Events(events) => self.pending.extend(events.into_iter().map(Update::Event)),
+                WatchRead::Lagged => self.restart(session, Some(ResetReason::Lagged), deadline).await?,
+            }
+        }
+        Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// Reads the value again, through admission like any read.
+    async fn restart(
+        &mut self,
+        session: &Session,
+        reset: Option<ResetReason>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let database = self.watch.database().clone();
+        let path = self.path().clone();
+        let snapshot = database.snapshot().await?;
+        let rev = snapshot.rev();
+        let cost = cost(&snapshot, &path, session)?;
+        let json = match self.query.take() {
+            None => run(session, Class::Read, cost, deadline, move || whole(&snapshot, &path)).await?,
+            Some(query) => {
+                let query = match query {
+                    QueryWatch::New(query) => query,
+                    QueryWatch::Open(window) => window.into_query(),
+                };
+                let children_max = database.config().query_children_max;
+                let job = move || Window::open(&snapshot, path, query, children_max);
+                let (window, json) = run(session, Class::Read, cost, deadline, job).await?;
+                self.query = Some(QueryWatch::Open(Box::new(window)));
+                json
+            }
+        };
+        self.watch.start_after(rev);
+        self.pending.push(Update::Value { rev, json, reset });
+        Ok(())
+    }
+
+    async fn resume(&mut self, session: &Session, since: u64, deadline: Deadline) -> Result<(), Error> {
+        let snapshot = self.watch.database().snapshot().await?;
+        let rev = snapshot.rev();
+        let bytes_max = self.watch.database().config().ring_bytes_max;
+        let path = self.path().clone();
+        // Bytes unknown: the part of the tail to read is taken for as long as its revisions.
+        let cost = if rev.saturating_sub(since) <= SMALL_REVS { Cost::Small } else { Cost::Bytes(bytes_max) };
+        let job = move || resume(&snapshot, &path, since, bytes_max);
+        match run(session, Class::Read, cost, deadline, job).await? {
+            Resume::Events(events) => {
+                self.watch.start_after(rev);
+                self.pending.push(Update::Resumed { rev: since });
+                self.pending.extend(events.into_iter().map(Update::Event));
+                Ok(())
+            }
+            Resume::Reset(reason) => self.restart(session, Some(reason), deadline).await,
+        }
+    }
+
+    async fn move_window(&mut self, session: &Session, deadline: Deadline) -> Result<(), Error> {
+        let Some(QueryWatch::Open(mut window)) = self.query.take() else {
+            return Err(Error::new(ErrorKind::Internal, "a query watch moved before it was opened"));
+        };
+        let snapshot = self.watch.database().snapshot().await?;
+        let rev = snapshot.rev();
+        let cost = cost(&snapshot, self.path(), session)?;
+        let job = move || window.advance(&snapshot).map(|json| (window, json));
+        let (window, json) = run(session, Class::Read, cost, deadline, job).await?;
+        self.query = Some(QueryWatch::Open(window));
+        self.watch.start_after(rev);
+        self.pending.extend(json.map(|json| Update::Moved { rev, json }));
+        Ok(())
+    }
+}
+
+/// Counts rows up to the point where a read stops being small.
+fn cost(snapshot: &Snapshot, path: &Path, session: &Session) -> Result<Cost, Error> {
+    let mut cursor = snapshot.cursor(path);
+    let mut row = cursor.seek(&[])?;
+    let mut bytes = 0;
+    for _ in 0..SMALL_ROWS {
+        let Some((_, value)) = row else { return Ok(Cost::Small) };
+        bytes += value.len();
+        if bytes > session.limits().reply_chunk_bytes {
+            break;
+        }
+        row = cursor.next()?;
+    }
+    Ok(Cost::Bytes(session.limits().reply_chunk_bytes))
+}
+
+fn whole(snapshot: &Snapshot, path: &Path) -> Result<Vec<u8>, Error> {
+    Ok(standpipe_tree::to_json(&mut snapshot.cursor(path), Format::Plain)?)
+}
+
+fn read_job(snapshot: Snapshot, read: Read, children_max: usize, budget: usize) -> Result<ReadReply, Error> {
+    let etag = if read.etag { Some(etag(&mut snapshot.cursor(&read.path))?) } else { None };
+    let stream = match (read.query, read.shallow) {
+        (Some(query), _) => {
+            let keys = query_keys(&snapshot, &read.path, &query, children_max)?;
+            JsonStream::children(read.format, read.pretty, keys)
+        }
+        (None, Some(range)) => JsonStream::shallow(read.pretty, range),
+        (None, None) => JsonStream::new(read.format, read.pretty),
+    };
+    let rev = snapshot.rev();
+    let mut slices = Slices { snapshot, path: read.path, stream };
+    let mut first = Vec::new();
+    let progress = slices.fill(&mut first, budget)?;
+    Ok(ReadReply { rev, etag, first, rest: (progress == Progress::More).then_some(slices) })
+}
+
+/// Runs a job through the session and speaks the engine's errors about what the core refused.
+pub(crate) async fn run<T: Send + 'static>(
+    session: &Session,
+    class: Class,
+    cost: Cost,
+    deadline: Deadline,
+    job: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    session.run(class, cost, deadline, job).await.unwrap_or_else(|refused| Err(from_core(refused)))
+}
+
+/// What the serving core refused, in the engine's words.
+pub(crate) fn from_core(error: JobError) -> Error {
+    match error {
+        JobError::Refused(refusal) => Error::overloaded(refusal.to_string(), refusal.retry_after()),
+        JobError::QueueWait => Error::overloaded(
+            "the request waited too long for a worker",
+            std::time::Duration::from_secs(1),
+        ),
+        JobError::Deadline => Error::new(ErrorKind::Deadline, "the request took too long"),
+        JobError::Panicked => Error::new(ErrorKind::Internal, "internal error"),
+        JobError::Shutdown => Error::unavailable("the server is shutting down"),
+    }
+}

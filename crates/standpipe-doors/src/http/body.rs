@@ -1,0 +1,148 @@
+//! Bodies: a request's, read whole under limits of bytes and time; a reply's, whole, sliced from
+//! the store, or an event stream.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use standpipe_engine::{Error, ErrorKind};
+use standpipe_serve::{Deadline, RequestGuard, Session};
+use tokio::time::timeout;
+
+use super::io::{Activity, Busy};
+use super::sse::Feed;
+
+/// The bytes a reply consists of.
+pub(crate) enum Content {
+    /// All of them, maybe none.
+    Full(Bytes),
+    /// A long read or an event stream. An error cuts the connection, so that nobody takes what
+    /// came for the whole.
+    Stream(BoxStream<'static, Result<Bytes, Error>>),
+    /// An event stream, before it is known how it travels.
+    Watch(Box<Feed>),
+}
+
+/// What hyper is given to send.
+enum Sending {
+    Full(Bytes),
+    Stream(BoxStream<'static, Result<Bytes, Error>>),
+}
+
+/// A reply's body; it holds what says that the request is in progress.
+pub(crate) struct Reply {
+    sending: Sending,
+    /// Dropped with the body: the request is finished when its last byte has been taken.
+    _busy: Busy,
+    request: RequestGuard,
+}
+
+impl Reply {
+    pub(crate) fn new(content: Content, busy: Busy, request: RequestGuard) -> Self {
+        let sending = match content {
+            Content::Full(bytes) => Sending::Full(bytes),
+            Content::Stream(stream) => Sending::Stream(stream),
+            Content::Watch(feed) => Sending::Stream(feed.into_body()),
+        };
+        Self { sending, _busy: busy, request }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let next = match &mut self.sending {
+            Sending::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Sending::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
+            Sending::Stream(stream) => stream.as_mut().poll_next(context),
+        };
+        match &next {
+            Poll::Ready(None) => self.request.finished(),
+            Poll::Ready(Some(Err(error))) => self.request.failed(error.message()),
+            _ => {}
+        }
+        next.map(|item| item.map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.sending, Sending::Full(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.sending {
+            Sending::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Sending::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Reads a request's body whole.
+///
+/// # Errors
+/// `TooLarge` beyond `request_body_bytes_max`, `Overloaded` when too many bytes of bodies are in
+/// flight, `Deadline` when nothing comes for `body_progress_ms_max` or it takes longer than
+/// `body_ms_max`, `BadRequest` when it breaks off.
+pub(crate) async fn receive(
+    session: &Session,
+    activity: &Activity,
+    mut body: Incoming,
+) -> Result<Bytes, Error> {
+    let limits = session.limits();
+    let max = limits.request_body_bytes_max;
+    let announced = body.size_hint().exact().unwrap_or(0);
+    if announced > max as u64 {
+        return Err(too_large(max));
+    }
+    let mut permit = session.body_bytes(0).map_err(super::refused)?;
+    let deadline = Deadline::after(limits.body_ms_max);
+    let progress_max = Duration::from_millis(limits.body_progress_ms_max);
+    let mut single: Option<Bytes> = None;
+    let mut whole = BytesMut::new();
+    let mut received = 0;
+    loop {
+        let patience = progress_max.min(deadline.remaining());
+        let Ok(frame) = timeout(patience, body.frame()).await else {
+            activity.body_late().store(true, Ordering::Relaxed);
+            return Err(Error::new(ErrorKind::Deadline, "the request's body did not come in time"));
+        };
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|error| Error::bad_request("the request's body broke off").with_cause(error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        received += data.len();
+        if received > max {
+            return Err(too_large(max));
+        }
+        permit.grow(data.len()).map_err(super::refused)?;
+        // The usual body is one frame: it is parsed where it lies.
+        match single.take() {
+            None if whole.is_empty() => single = Some(data),
+            first => {
+                whole.extend_from_slice(&first.unwrap_or_default());
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(single.unwrap_or_else(|| whole.freeze()))
+}
+
+fn too_large(max: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("the request's body is larger than request_body_bytes_max ({max} bytes); send it in parts"),
+    )
+}
+

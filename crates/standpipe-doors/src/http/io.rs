@@ -1,0 +1,207 @@
+//! The connection's byte stream below hyper: replays bytes that were read to recognise the
+//! protocol, cuts a peer that stops taking bytes, counts, and tells when hyper holds nothing
+//! unsent, so that an idle connection can be parked without losing a byte.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use parking_lot::Mutex;
+use standpipe_serve::ConnIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use super::sse::Takeover;
+
+/// What the connection's loop can see of the stream, and the service of the loop.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Requests whose answers are not sent completely.
+    requests: AtomicU32,
+    /// Requests ever begun.
+    begun: AtomicU64,
+    /// Bytes came in since the last request ended.
+    read: AtomicBool,
+    /// Bytes were written that hyper has not flushed.
+    unflushed: AtomicBool,
+    /// The peer took no byte for too long.
+    stalled: AtomicBool,
+    /// An event stream that wants the connection for itself.
+    takeover: Mutex<Option<Box<Takeover>>>,
+    takeover_ready: Notify,
+    /// An event stream is open, as the body of an HTTP/2 answer.
+    watching: AtomicBool,
+    /// The body did not come in time.
+    body_late: AtomicBool,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+}
+
+impl Activity {
+    /// A request begins; dropping the guard ends it.
+    pub(crate) fn request(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Requests begun so far.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is asked, half received or half sent.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+            && !self.read.load(Ordering::Relaxed)
+            && !self.unflushed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Hands the connection over; hyper is not asked to answer this request.
+    pub(crate) fn take_over(&self, takeover: Box<Takeover>) {
+        *self.takeover.lock() = Some(takeover);
+        self.takeover_ready.notify_one();
+    }
+
+    /// Waits until an event stream wants the connection.
+    pub(crate) async fn takeover(&self) -> Box<Takeover> {
+        loop {
+            self.takeover_ready.notified().await;
+            if let Some(takeover) = self.takeover.lock().take() {
+                return takeover;
+            }
+        }
+    }
+
+    pub(crate) fn watching(&self) -> &AtomicBool {
+        &self.watching
+    }
+
+    pub(crate) fn body_late(&self) -> &AtomicBool {
+        &self.body_late
+    }
+}
+
+/// A request in progress.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.read.store(false, Ordering::Relaxed);
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    io: ConnIo,
+    prefix: Bytes,
+    activity: Arc<Activity>,
+    write_progress_max: Duration,
+    /// Runs while the peer takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream {
+    pub(crate) fn new(io: ConnIo, activity: Arc<Activity>, write_progress_max: Duration) -> Self {
+        Self { io, prefix: Bytes::new(), activity, write_progress_max, stall: None }
+    }
+
+    /// Bytes to be read before those of the peer.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        self.prefix = bytes;
+    }
+
+    /// Did the peer take no byte for too long?
+    pub(crate) fn stalled(&self) -> bool {
+        self.activity.stalled()
+    }
+
+    /// Waits until the peer sent something or left.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        if self.prefix.is_empty() { self.io.readable().await } else { Ok(()) }
+    }
+
+    /// Turns a write that can't go on into an error once the peer took nothing for too long.
+    fn progress<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stall = None;
+            return write;
+        }
+        let patience = self.write_progress_max;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
+        ready!(stall.as_mut().poll(context));
+        self.activity.stalled.store(true, Ordering::Relaxed);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
+    }
+
+    fn written(&self, count: usize) {
+        self.activity.unflushed.store(true, Ordering::Relaxed);
+        self.activity.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.prefix.is_empty() {
+            ready!(Pin::new(&mut self.io).poll_read(context, buf))?;
+        } else {
+            let count = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..count]);
+            self.prefix.advance(count);
+        }
+        let count = buf.filled().len() - before;
+        self.activity.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        if count > 0 {
+            self.activity.read.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.io).poll_write(context, buf);
+        let count = ready!(self.progress(context, write))?;
+        self.written(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.io).poll_write_vectored(context, bufs);
+        let count = ready!(self.progress(context, write))?;
+        self.written(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper flushes the stream only when its own buffer is empty.
+        ready!(Pin::new(&mut self.io).poll_flush(context))?;
+        self.activity.unflushed.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

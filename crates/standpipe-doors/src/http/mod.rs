@@ -1,0 +1,317 @@
+//! The HTTP door: REST, event streams, settings, health and metrics over HTTP/1.1 and HTTP/2 on
+//! one port. It decodes, dispatches and encodes; limits, timers, counters and shutdown are the
+//! serving core's.
+
+mod auth;
+mod body;
+mod conn;
+mod io;
+mod operations;
+mod params;
+mod rest;
+mod route;
+mod sse;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use standpipe_engine::{Error, ErrorKind, Identity};
+use standpipe_serve::{CloseReason, Conn, Deadline, Door, Metrics, Outcome, Refusal, RequestGuard, Session};
+use standpipe_tree::write_json_string;
+
+pub use self::auth::Credentials;
+use self::body::{Content, Reply};
+use self::io::Activity;
+use self::params::Params;
+use self::rest::Call;
+use self::sse::Takeover;
+use self::route::{Route, route};
+use crate::dispatch::Dispatch;
+use crate::fault::http_status;
+
+/// The rules shown while none have been put.
+const DEFAULT_RULES: &str = "{\"rules\":{}}";
+
+/// The revision of an accepted write.
+static REV_HEADER: HeaderName = HeaderName::from_static("x-standpipe-rev");
+
+/// An answer before its body is tied to the request.
+type Answer = Response<Content>;
+
+/// The HTTP door.
+#[derive(Clone, Debug)]
+pub struct HttpDoor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dispatch: Dispatch,
+    credentials: Credentials,
+    metrics: Metrics,
+    /// False while the node starts and stops.
+    ready: Arc<AtomicBool>,
+}
+
+impl HttpDoor {
+    /// A door over `dispatch`. `ready` is what `/readyz` tells.
+    pub fn new(dispatch: Dispatch, credentials: Credentials, metrics: Metrics, ready: Arc<AtomicBool>) -> Self {
+        Self { inner: Arc::new(Inner { dispatch, credentials, metrics, ready }) }
+    }
+}
+
+impl Door for HttpDoor {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    async fn serve(&self, conn: Conn, session: Session) -> CloseReason {
+        conn::serve(self, conn, session).await
+    }
+
+    async fn refuse(&self, conn: Conn, refusal: Refusal) {
+        conn::refuse(conn, &refusal).await;
+    }
+}
+
+impl HttpDoor {
+    /// Answers one request; never fails, for every refusal is an answer. An event stream over
+    /// HTTP/1.1 wants the whole connection instead.
+    async fn answer(
+        &self,
+        session: &Session,
+        activity: &Arc<Activity>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Box<Takeover>> {
+        let busy = activity.request();
+        let mut guard = session.request();
+        let version = request.version();
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let head = *request.method() == Method::HEAD;
+        let mut answer = match self.handle(session, activity, request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                account(&mut guard, &error);
+                error_answer(&error)
+            }
+        };
+        if head {
+            *answer.body_mut() = Content::Full(Bytes::new());
+        }
+        common_headers(answer.headers_mut(), origin);
+        let (parts, content) = answer.into_parts();
+        match content {
+            Content::Watch(feed) if version < Version::HTTP_2 => {
+                Err(Box::new(Takeover { feed: *feed, version, headers: parts.headers, request: guard, _busy: busy }))
+            }
+            content => {
+                if matches!(content, Content::Watch(_)) {
+                    activity.watching().store(true, Ordering::Relaxed);
+                }
+                Ok(Response::from_parts(parts, Reply::new(content, busy, guard)))
+            }
+        }
+    }
+
+    async fn handle(
+        &self,
+        session: &Session,
+        activity: &Arc<Activity>,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Error> {
+        let (parts, body) = request.into_parts();
+        if parts.method == Method::OPTIONS {
+            return Ok(preflight(&parts.headers));
+        }
+        let route = route(parts.uri.path())?;
+        let params = Params::parse(parts.uri.query())?;
+        let method = method(&parts.method, &parts.headers, &params)?;
+        let identity = || self.identify(&parts.headers, &params);
+        let inner = &self.inner;
+        let only_get = || if method == Method::GET { Ok(()) } else { Err(method_error()) };
+        match route {
+            Route::Tree(location) => {
+                let identity = identity()?;
+                let namespace = namespace(&params, &parts.headers, parts.uri.host());
+                let database = inner.dispatch.database(namespace.as_deref())?;
+                let call = Call {
+                    dispatch: &inner.dispatch,
+                    session,
+                    activity,
+                    database,
+                    identity,
+                    location,
+                    params,
+                    headers: &parts.headers,
+                };
+                match method {
+                    Method::GET => call.get().await,
+                    Method::PUT | Method::POST | Method::PATCH | Method::DELETE => call.write(&method, body).await,
+                    _ => Err(method_error()),
+                }
+            }
+            Route::Health => only_get().map(|()| text("ok\n")),
+            Route::Ready if inner.ready.load(Ordering::Relaxed) => only_get().map(|()| text("ready\n")),
+            Route::Ready => Err(Error::unavailable("the server is starting or stopping")),
+            Route::Index => only_get().map(|()| text(operations::INDEX)),
+            Route::Metrics => {
+                only_get()?;
+                Ok(operations::metrics(inner.dispatch.engine(), &inner.metrics))
+            }
+            Route::Rules | Route::Databases | Route::Backup => {
+                if identity()? != Identity::Admin {
+                    return Err(Error::denied());
+                }
+                let namespace = namespace(&params, &parts.headers, parts.uri.host());
+                let admin = operations::Admin { dispatch: &inner.dispatch, session, activity, namespace };
+                match (route, method) {
+                    (Route::Rules, Method::GET) => admin.rules().await,
+                    (Route::Rules, Method::PUT) => admin.put_rules(body, parts.uri.query()).await,
+                    (Route::Databases, Method::GET) => admin.databases(),
+                    (Route::Backup, Method::GET) => admin.backup().await,
+                    _ => Err(method_error()),
+                }
+            }
+            Route::Unknown => Err(Error::new(
+                ErrorKind::NotFound,
+                "no such resource; append '.json' to the end of the URL to use the REST API",
+            )),
+        }
+    }
+
+    fn identify(&self, headers: &HeaderMap, params: &Params<'_>) -> Result<Identity, Error> {
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+            let (scheme, credential) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(credential.trim())
+        });
+        self.inner.credentials.identify(bearer.or(params.credential.as_deref()), params.auth_override.as_deref())
+    }
+}
+
+/// Tells the core how a request ended that was answered with an error.
+fn account(guard: &mut RequestGuard, error: &Error) {
+    match error.kind() {
+        ErrorKind::Overloaded | ErrorKind::Unavailable => guard.end(Outcome::Refused),
+        ErrorKind::Deadline => guard.end(Outcome::TimedOut),
+        kind => guard.failed(kind.as_str()),
+    }
+}
+
+fn request_deadline(session: &Session) -> Deadline {
+    Deadline::after(session.limits().request_ms_max)
+}
+
+/// What the serving core refused, in the engine's words.
+fn refused(refusal: Refusal) -> Error {
+    Error::overloaded(refusal.to_string(), refusal.retry_after())
+}
+
+fn method_error() -> Error {
+    Error::new(ErrorKind::BadRequest, "method not allowed")
+}
+
+/// The method meant: `POST` may say another one (firebase-rtdb §9.1); `HEAD` is a `GET` whose
+/// body is not sent.
+fn method(method: &Method, headers: &HeaderMap, params: &Params<'_>) -> Result<Method, Error> {
+    if *method == Method::HEAD {
+        return Ok(Method::GET);
+    }
+    if *method != Method::POST {
+        return Ok(method.clone());
+    }
+    let header = headers.get(&rest::METHOD_OVERRIDE).and_then(|value| value.to_str().ok());
+    match header.or(params.method_override.as_deref()) {
+        None => Ok(Method::POST),
+        Some(name) => match name.to_ascii_uppercase().as_str() {
+            "GET" => Ok(Method::GET),
+            "PUT" => Ok(Method::PUT),
+            "POST" => Ok(Method::POST),
+            "PATCH" => Ok(Method::PATCH),
+            "DELETE" => Ok(Method::DELETE),
+            _ => Err(method_error()),
+        },
+    }
+}
+
+/// `ns`, else the first label of a host name that has several (firebase-rtdb §1).
+fn namespace(params: &Params<'_>, headers: &HeaderMap, uri_host: Option<&str>) -> Option<String> {
+    if let Some(namespace) = &params.namespace {
+        return Some(namespace.clone().into_owned());
+    }
+    let host = uri_host.or_else(|| headers.get(header::HOST)?.to_str().ok())?;
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let (label, rest) = name.split_once('.')?;
+    // An address is no name.
+    let numeric = rest.rsplit('.').next().is_some_and(|last| last.bytes().all(|c| c.is_ascii_digit()));
+    (!numeric && standpipe_engine::check_name(label).is_ok()).then(|| label.to_owned())
+}
+
+fn common_headers(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let allowed = origin.unwrap_or(HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, X-Standpipe-Rev"));
+}
+
+fn preflight(request: &HeaderMap) -> Answer {
+    let mut answer = Response::new(Content::Full(Bytes::new()));
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, PUT, POST, PATCH, DELETE, OPTIONS, HEAD"),
+    );
+    let asked = request.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let allowed = asked.unwrap_or(HeaderValue::from_static(
+        "authorization, content-type, if-match, if-none-match, x-firebase-etag, last-event-id, x-http-method-override",
+    ));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+    answer
+}
+
+fn json_answer(content: Content) -> Answer {
+    let mut answer = Response::new(content);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    answer
+}
+
+fn text(text: &'static str) -> Answer {
+    let mut answer = Response::new(Content::Full(Bytes::from_static(text.as_bytes())));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+/// `{"error":"…"}` with the status of the error's kind; logs what a person should look at.
+fn error_answer(error: &Error) -> Answer {
+    if error.kind() == ErrorKind::Internal {
+        tracing::error!(?error, "request failed");
+    } else {
+        tracing::debug!(?error, "request refused");
+    }
+    let mut answer = json_answer(Content::Full(error_json(error.message()).into()));
+    *answer.status_mut() = if error.message() == "method not allowed" {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else {
+        http_status(error.kind())
+    };
+    if let Some(after) = error.retry_after() {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+    }
+    answer
+}
+
+fn error_json(message: &str) -> Vec<u8> {
+    let mut json = br#"{"error":"#.to_vec();
+    write_json_string(message, &mut json);
+    json.push(b'}');
+    json
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_millis().div_ceil(1_000).max(1) as u64
+}

@@ -1,0 +1,170 @@
+//! What operators and tools ask: rules text, the list of databases, a backup, metrics. All but
+//! the metrics are for administrators; the caller has checked that.
+
+use std::io::{Read as _, Seek as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use http::header::{self, HeaderValue};
+use http::Response;
+use hyper::body::Incoming;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use standpipe_engine::{Database, DatabaseStats, Engine, Error, Identity, Op};
+use standpipe_serve::{Class, Cost, Deadline, Metrics, Session};
+use standpipe_tree::write_json_string;
+
+use super::body::{Content, receive};
+use super::io::Activity;
+use super::{Answer, json_answer, request_deadline};
+use crate::dispatch::{Dispatch, Write, run};
+
+/// What `GET /` says.
+pub(super) const INDEX: &str = "Standpipe: one live tree, many doors.\n\
+    GET /.json reads the tree, GET /metrics tells how it is.\n";
+
+/// How long a backup may take to be written.
+const BACKUP_MAX: Duration = Duration::from_secs(3_600);
+
+/// Bytes of a backup sent at once.
+const BACKUP_CHUNK: usize = 256 << 10;
+
+/// A request by an administrator.
+pub(super) struct Admin<'a> {
+    pub(super) dispatch: &'a Dispatch,
+    pub(super) session: &'a Session,
+    pub(super) activity: &'a Arc<Activity>,
+    pub(super) namespace: Option<String>,
+}
+
+impl Admin<'_> {
+    fn database(&self) -> Result<Arc<Database>, Error> {
+        self.dispatch.database(self.namespace.as_deref())
+    }
+
+    /// The rules text as it was put.
+    pub(super) async fn rules(&self) -> Result<Answer, Error> {
+        let rules = self.database()?.snapshot().await?.rules()?;
+        let rules = rules.unwrap_or_else(|| super::DEFAULT_RULES.to_owned());
+        Ok(json_answer(Content::Full(rules.into())))
+    }
+
+    /// Stores the rules text.
+    pub(super) async fn put_rules(&self, body: Incoming, query: Option<&str>) -> Result<Answer, Error> {
+        let bytes = receive(self.session, self.activity, body).await?;
+        let text = String::from_utf8(bytes.to_vec()).map_err(|_| Error::bad_request("rules must be UTF-8 text"))?;
+        standpipe_tree::check_rules_text(&text).map_err(|error| Error::bad_request(error.to_string()))?;
+        let dry_run = query.is_some_and(|query| query.split('&').any(|pair| pair == "dryRun=true"));
+        if !dry_run {
+            let write = Write { op: Op::Rules(text), if_match: None };
+            self.dispatch.write(&self.database()?, &Identity::Admin, write, request_deadline(self.session)).await?;
+        }
+        Ok(json_answer(Content::Full(Bytes::from_static(br#"{"status":"ok"}"#))))
+    }
+
+    /// The names of all databases.
+    pub(super) fn databases(&self) -> Result<Answer, Error> {
+        let mut json = vec![b'['];
+        for name in self.dispatch.engine().names()? {
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            json.extend_from_slice(br#"{"name":"#);
+            write_json_string(&name, &mut json);
+            json.push(b'}');
+        }
+        json.push(b']');
+        Ok(json_answer(Content::Full(json.into())))
+    }
+
+    /// A compact copy of the database's file: written to an unnamed file first, so that a slow
+    /// reader holds no snapshot.
+    pub(super) async fn backup(&self) -> Result<Answer, Error> {
+        let database = self.database()?;
+        let dir = database.config().dir.clone();
+        let job = move || {
+            let mut file = tempfile_in(&dir)?;
+            database.backup(&mut file)?;
+            let len = file.metadata().map_err(Error::internal)?.len();
+            file.rewind().map_err(Error::internal)?;
+            Ok((file, len))
+        };
+        let deadline = Deadline::after(BACKUP_MAX.as_millis() as u64);
+        let (file, len) = run(self.session, Class::Bulk, Cost::Bytes(BACKUP_CHUNK), deadline, job).await?;
+        let session = self.session.clone();
+        let chunks = stream::try_unfold((file, session), |(mut file, session)| async move {
+            let read = move || {
+                let mut chunk = vec![0; BACKUP_CHUNK];
+                let count = file.read(&mut chunk).map_err(Error::internal)?;
+                chunk.truncate(count);
+                Ok((file, chunk))
+            };
+            let deadline = request_deadline(&session);
+            let (file, chunk) = run(&session, Class::Bulk, Cost::Bytes(BACKUP_CHUNK), deadline, read).await?;
+            Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), (file, session))))
+        });
+        let mut answer = Response::new(Content::Stream(chunks.boxed()));
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        Ok(answer)
+    }
+}
+
+fn tempfile_in(dir: &std::path::Path) -> Result<std::fs::File, Error> {
+    tempfile::tempfile_in(dir)
+        .map_err(|error| Error::unavailable("cannot write the backup's temporary file").with_cause(error))
+}
+
+/// Everything there is to measure, in Prometheus' text format.
+pub(super) fn metrics(engine: &Arc<Engine>, metrics: &Metrics) -> Answer {
+    let mut registry = Registry::with_prefix("standpipe");
+    metrics.register(&mut registry);
+    registry.register_collector(Box::new(Databases(engine.databases())));
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _infallible = encode(&mut out, &registry);
+    let mut answer = Response::new(Content::Full(out.into()));
+    let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, format);
+    answer
+}
+
+#[derive(Debug)]
+struct Databases(Vec<Arc<Database>>);
+
+/// A figure: its name, what it says, and where it is.
+type Figure = (&'static str, &'static str, fn(&DatabaseStats) -> u64);
+
+const FIGURES: &[Figure] = &[
+    ("database_rev", "Committed revision", |stats| stats.rev),
+    ("database_commits", "Commits since start", |stats| stats.commits),
+    ("database_writes", "Writes in those commits", |stats| stats.writes),
+    ("database_commit_ns", "Nanoseconds spent in commits", |stats| stats.commit_ns),
+    ("database_largest_group", "Writes in the largest commit", |stats| stats.largest_group),
+    ("database_queue_intents", "Writes waiting for the writer", |stats| stats.queue_intents as u64),
+    ("database_queue_bytes", "Bytes of writes waiting for the writer", |stats| stats.queue_bytes as u64),
+    ("database_watched_paths", "Watched paths", |stats| stats.topics as u64),
+    ("database_map_bytes", "Address space reserved", |stats| stats.map_bytes as u64),
+    ("database_used_bytes", "Bytes of the file in use", |stats| stats.used_bytes as u64),
+];
+
+impl Collector for Databases {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stats: Vec<_> = self.0.iter().map(|database| (database.name(), database.stats())).collect();
+        for (name, help, figure) in FIGURES {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (database, stats) in &stats {
+                let gauge = ConstGauge::new(i64::try_from(figure(stats)).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&[("database", *database)])?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! Event streams (firebase-rtdb §10): `put` and `patch` as the service sends them, and beside
+//! them `id:` with the revision, resume by `Last-Event-ID`, and an explicit `reset` before the
+//! fresh value when something was missed.
+//!
+//! Over HTTP/1.1 the stream leaves hyper behind: the connection is taken over, so a watcher holds
+//! no buffers of its own and everything pending, shared with all other watchers, goes out in one
+//! vectored write. Over HTTP/2 the same frames are the body of the answer.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use http::{HeaderMap, Version};
+use standpipe_engine::{Error, TopicEvent};
+use standpipe_serve::{CloseReason, Outcome, RequestGuard, Session, WatchPermit};
+use standpipe_tree::{EventKind, Format, Path, write_json_string};
+use standpipe_wire::sse;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::io::{Busy, Stream};
+use crate::dispatch::{Subscription, Update};
+
+/// How often a quiet stream says that it is alive. The Python client can't close a stream until
+/// the next event comes.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Frames in one vectored write; the kernel takes up to 1,024.
+const SLICES_MAX: usize = 64;
+
+/// An open watch on its way to the peer.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    subscription: Subscription,
+    session: Session,
+    keep_alive_at: Instant,
+    /// Nothing is sent before: deliveries that come close together share one write.
+    next_at: Instant,
+    _permit: WatchPermit,
+}
+
+impl Feed {
+    pub(crate) fn new(subscription: Subscription, session: Session, permit: WatchPermit) -> Self {
+        let now = Instant::now();
+        Self { subscription, session, keep_alive_at: now + KEEP_ALIVE, next_at: now, _permit: permit }
+    }
+
+    /// Waits for something to send, and gives all of it.
+    async fn next(&mut self, frames: &mut VecDeque<Frame>) -> Result<(), Error> {
+        loop {
+            let Ok(()) = timeout_at(self.keep_alive_at, self.subscription.changed()).await else {
+                self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+                frames.push_back(Frame::event("keep-alive", None, b"null"));
+                return Ok(());
+            };
+            if Instant::now() < self.next_at {
+                sleep_until(self.next_at).await;
+            }
+            for update in self.subscription.take(&self.session).await? {
+                encode(update, self.subscription.path(), frames);
+            }
+            if !frames.is_empty() {
+                let now = Instant::now();
+                self.keep_alive_at = now + KEEP_ALIVE;
+                self.next_at = now + Duration::from_millis(self.session.limits().watch_gather_ms);
+                return Ok(());
+            }
+        }
+    }
+
+    /// The stream as the body of an HTTP/2 answer.
+    pub(crate) fn into_body(self) -> BoxStream<'static, Result<Bytes, Error>> {
+        stream::try_unfold((self, VecDeque::new()), |(mut feed, mut frames)| async move {
+            if frames.is_empty() {
+                feed.next(&mut frames).await?;
+            }
+            Ok(frames.pop_front().map(|frame: Frame| (frame.event_bytes(), (feed, frames))))
+        })
+        .boxed()
+    }
+}
+
+/// One event, with the framing of a chunk (RFC 9112 §7.1) around it: shared as it is over
+/// HTTP/1.1, and without the framing over HTTP/2.
+#[derive(Clone, Debug)]
+struct Frame(Bytes);
+
+impl Frame {
+    fn event(name: &str, id: Option<u64>, data: &[u8]) -> Self {
+        let mut event = Vec::with_capacity(data.len() + 64);
+        sse::encode(name, id, data, &mut event);
+        let mut chunk = Vec::with_capacity(event.len() + 16);
+        write!(chunk, "{:x}\r\n", event.len()).expect("writing to memory does not fail");
+        chunk.extend_from_slice(&event);
+        chunk.extend_from_slice(b"\r\n");
+        Self(chunk.into())
+    }
+
+    fn event_bytes(&self) -> Bytes {
+        let start = self.0.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.0.slice(start..self.0.len().saturating_sub(2).max(start))
+    }
+}
+
+fn encode(update: Update, path: &Path, frames: &mut VecDeque<Frame>) {
+    match update {
+        Update::Event(event) => {
+            let frame = frame(&event, path);
+            if !frame.is_empty() {
+                frames.push_back(Frame(frame));
+            }
+        }
+        Update::Value { rev, json, reset } => {
+            if let Some(reason) = reset {
+                let data = format!(r#"{{"path":"/","data":null,"reason":"{}"}}"#, reason.as_str());
+                frames.push_back(Frame::event("reset", None, data.as_bytes()));
+            }
+            frames.push_back(Frame::event("put", Some(rev), &envelope("/", &json)));
+        }
+        Update::Moved { rev, json } => frames.push_back(Frame::event("patch", Some(rev), &envelope("/", &json))),
+        // An event all the same: clients wait for the first one.
+        Update::Resumed { rev } => frames.push_back(Frame::event("keep-alive", Some(rev), b"null")),
+    }
+}
+
+/// A change as all watchers of the path get it: encoded once, by the first.
+fn frame(event: &Arc<TopicEvent>, path: &Path) -> Bytes {
+    event.frame(|event| {
+        let Some(told) = event.change.event(path, Format::Plain) else { return Bytes::new() };
+        let name = match told.kind {
+            EventKind::Put => "put",
+            EventKind::Patch => "patch",
+        };
+        Frame::event(name, Some(event.rev), &envelope(&told.path, &told.data)).0
+    })
+}
+
+fn envelope(path: &str, data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(data.len() + path.len() + 24);
+    out.extend_from_slice(br#"{"path":"#);
+    write_json_string(path, &mut out);
+    out.extend_from_slice(br#","data":"#);
+    out.extend_from_slice(data);
+    out.push(b'}');
+    out
+}
+
+/// A connection that from here on only carries an event stream.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    pub(crate) feed: Feed,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+    pub(crate) request: RequestGuard,
+    pub(crate) _busy: Busy,
+}
+
+/// Sends the stream over HTTP/1.1 until the peer leaves, is too slow, or the server stops.
+pub(super) async fn carry(mut stream: Stream, mut takeover: Takeover) -> CloseReason {
+    let chunked = takeover.version >= Version::HTTP_11;
+    let head = head(&takeover.headers, chunked);
+    takeover.headers = HeaderMap::new();
+    let session = takeover.feed.session.clone();
+    let mut frames = VecDeque::from([Frame(head)]);
+    let mut first = true;
+    loop {
+        if !chunked && !first {
+            frames.iter_mut().for_each(|frame| frame.0 = frame.event_bytes());
+        }
+        if send(&mut stream, &mut frames).await.is_err() {
+            takeover.request.end(Outcome::Cancelled);
+            return if stream.stalled() { CloseReason::SlowWatcher } else { CloseReason::PeerVanished };
+        }
+        first = false;
+        frames.shrink_to_fit();
+        tokio::select! {
+            biased;
+            next = takeover.feed.next(&mut frames) => if let Err(error) = next {
+                takeover.request.failed(error.kind().as_str());
+                return CloseReason::Internal;
+            },
+            () = left(&mut stream) => {
+                takeover.request.finished();
+                return CloseReason::PeerClosed;
+            }
+            () = session.closing() => {
+                // The last chunk: the stream ends here, it does not break off.
+                if chunked {
+                    let _gone = stream.write_all(b"0\r\n\r\n").await;
+                }
+                let _gone = stream.shutdown().await;
+                takeover.request.finished();
+                return CloseReason::Shutdown;
+            }
+        }
+    }
+}
+
+fn head(headers: &HeaderMap, chunked: bool) -> Bytes {
+    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(if chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"connection: close\r\n\r\n" });
+    head.into()
+}
+
+/// Writes everything there is, sharing the bytes with all other watchers.
+async fn send(stream: &mut Stream, frames: &mut VecDeque<Frame>) -> std::io::Result<()> {
+    while !frames.is_empty() {
+        let mut written = {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = frames.len().min(SLICES_MAX);
+            for (slice, frame) in slices.iter_mut().zip(frames.iter()) {
+                *slice = IoSlice::new(&frame.0);
+            }
+            stream.write_vectored(&slices[..count]).await?
+        };
+        if written == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        while let Some(front) = frames.front_mut() {
+            let taken = written.min(front.0.len());
+            front.0.advance(taken);
+            written -= taken;
+            if !front.0.is_empty() {
+                break;
+            }
+            frames.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// Ends when the peer has left. What it says meanwhile is nothing we asked for.
+async fn left(stream: &mut Stream) {
+    let mut nothing = [0; 64];
+    while let Ok(1..) = stream.read(&mut nothing).await {}
+}

@@ -1,0 +1,10 @@
+//! Doors: protocol servers over the engine, one module each, and the two things they share:
+//! `dispatch`, the only way from a request to the engine, and `fault`, the one table from errors
+//! to each protocol's words.
+
+mod dispatch;
+mod fault;
+mod http;
+
+pub use crate::dispatch::Dispatch;
+pub use crate::http::{Credentials, HttpDoor};
