@@ -218,6 +218,11 @@ impl JsonStream {
         out: &mut Vec<u8>,
     ) -> Result<Option<Row<'a>>, C::Error> {
         self.wrote = true;
+        if key.is_empty() && self.format == Format::Plain {
+            // Most reads are of one leaf: looking further would cost the store a second search.
+            write_value(value, out);
+            return Ok(None);
+        }
         let next = cursor.next()?;
         match next {
             Some((next, priority)) if self.format == Format::Export && next.strip_prefix(key) == Some(&[PRIORITY]) => {

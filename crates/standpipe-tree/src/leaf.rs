@@ -131,6 +131,11 @@ pub enum OwnedLeaf {
 }
 
 impl OwnedLeaf {
+    /// Reads the value of a row; `None` when it is corrupt or a placeholder.
+    pub fn decode(bytes: &[u8]) -> Option<OwnedLeaf> {
+        Leaf::decode(bytes).map(OwnedLeaf::from)
+    }
+
     /// The same leaf, borrowed.
     pub fn as_leaf(&self) -> Leaf<'_> {
         match self {

@@ -15,6 +15,8 @@ pub use merge::{Merge, parse_merge};
 use serde::de::DeserializeSeed;
 use walk::{Node, Walk};
 
+use crate::leaf::STRING_BYTES_MAX;
+use crate::path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Path};
 use crate::rows::{Rows, RowsBuilder};
 
 /// What a parsed value may amount to.
@@ -26,8 +28,21 @@ pub struct ParseLimits {
     pub depth_left_max: usize,
     /// The longest encoded path below the target, in bytes.
     pub encoded_key_bytes_max: usize,
-    /// The largest number of rows: leaves and priorities.
+    /// The largest number of rows: leaves and priorities. (Their memory is limited by `ROWS_BYTES_MAX`.)
     pub leaves_max: usize,
+}
+
+impl ParseLimits {
+    /// What the tree itself allows below `path`.
+    pub fn below(path: &Path) -> ParseLimits {
+        ParseLimits {
+            string_bytes_max: STRING_BYTES_MAX,
+            depth_left_max: DEPTH_MAX.saturating_sub(path.depth()),
+            encoded_key_bytes_max: ENCODED_PATH_BYTES_MAX.saturating_sub(path.encode().len()),
+            // The memory that rows may take is limited beside this, see `ROWS_BYTES_MAX`.
+            leaves_max: usize::MAX,
+        }
+    }
 }
 
 /// Takes rows as they are parsed.

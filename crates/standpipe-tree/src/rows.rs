@@ -13,6 +13,12 @@ use crate::key::{PAST, PRIORITY};
 use crate::leaf::{INCREMENT, Leaf, TIMESTAMP};
 use crate::varint;
 
+/// The most memory a subtree may take, in bytes.
+///
+/// Each row repeats its whole path, so that a hostile text of a few megabytes could otherwise fill many
+/// gigabytes. A write of the largest size (256 MB of text) with rows as usual stays below.
+pub const ROWS_BYTES_MAX: usize = 1 << 30;
+
 /// Key and value of one row.
 pub type Row<'a> = (&'a [u8], &'a [u8]);
 
@@ -59,8 +65,8 @@ pub enum Conflict {
     /// A location has both a value and children.
     #[error("a location cannot have both a value and children")]
     LeafWithChildren,
-    /// All rows together have more than 4 GiB.
-    #[error("the value is larger than 4 GiB")]
+    /// All rows together take more than [`ROWS_BYTES_MAX`].
+    #[error("the value is too large: each leaf counts with its whole path")]
     TooLarge,
 }
 
@@ -82,15 +88,11 @@ struct Ends {
 impl Rows {
     /// A subtree that is one value.
     pub fn from_leaf(leaf: Leaf<'_>) -> Rows {
-        let mut buffer = Vec::new();
-        leaf.encode(&mut buffer);
-        Rows::from_value(buffer)
-    }
-
-    /// A subtree that is one encoded value or placeholder.
-    pub(crate) fn from_value(buffer: Vec<u8>) -> Rows {
-        let value = u32::try_from(buffer.len()).expect("the length of a leaf is limited far below 4 GiB");
-        Rows { buffer, rows: vec![Ends { key: 0, value }] }
+        let mut value = Vec::new();
+        leaf.encode(&mut value);
+        let mut rows = RowsBuilder::new();
+        rows.push(&[], &value);
+        rows.rows
     }
 
     /// Whether nothing is there.
@@ -137,7 +139,7 @@ impl Rows {
     /// The subtree at the encoded path `prefix`, with itself as root.
     pub fn subtree(&self, prefix: &[u8]) -> Rows {
         let range = self.range(prefix);
-        let mut rows = RowsBuilder::with_capacity(range.len(), 0);
+        let mut rows = RowsBuilder::remade(&Rows::default());
         range.for_each(|index| {
             let (key, value) = self.row(index);
             rows.push(&key[prefix.len()..], value);
@@ -171,6 +173,11 @@ impl Rows {
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         let index = self.first_not(0..self.len(), |other| other < key);
         (index < self.len()).then(|| self.row(index)).filter(|row| row.0 == key).map(|row| row.1)
+    }
+
+    /// Whether this can be a priority: nothing, a number, a string or a placeholder.
+    pub fn is_priority(&self) -> bool {
+        self.iter().all(|(key, value)| key.is_empty() && !matches!(Leaf::decode(value), Some(Leaf::Bool(_))))
     }
 
     /// Whether placeholders are left to be resolved.
@@ -276,11 +283,18 @@ impl<'a> RowCursor<'a> for RowsCursor<'a> {
 }
 
 /// Collects rows in any order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RowsBuilder {
     /// Rows as they came, perhaps not in order.
     rows: Rows,
+    bytes_max: usize,
     too_large: bool,
+}
+
+impl Default for RowsBuilder {
+    fn default() -> RowsBuilder {
+        RowsBuilder::with_capacity(0, 0)
+    }
 }
 
 impl RowsBuilder {
@@ -292,21 +306,26 @@ impl RowsBuilder {
     /// A builder with room for `rows` rows of together `bytes` bytes.
     pub fn with_capacity(rows: usize, bytes: usize) -> RowsBuilder {
         let rows = Rows { buffer: Vec::with_capacity(bytes), rows: Vec::with_capacity(rows) };
-        RowsBuilder { rows, too_large: false }
+        RowsBuilder { rows, bytes_max: ROWS_BYTES_MAX, too_large: false }
     }
 
-    /// Adds a row.
+    /// For rows made from others, which were within the limit and can only grow a little.
+    pub(crate) fn remade(from: &Rows) -> RowsBuilder {
+        let builder = RowsBuilder::with_capacity(from.len(), from.buffer.len());
+        RowsBuilder { bytes_max: u32::MAX as usize, ..builder }
+    }
+
+    /// Adds a row. Beyond [`ROWS_BYTES_MAX`] it is forgotten, and `finish` says so.
     pub fn push(&mut self, key: &[u8], value: &[u8]) {
-        let rows = &mut self.rows;
-        let key_end = rows.buffer.len() + key.len();
-        match (u32::try_from(key_end), u32::try_from(key_end + value.len())) {
-            (Ok(key_end), Ok(value_end)) => {
-                rows.buffer.extend_from_slice(key);
-                rows.buffer.extend_from_slice(value);
-                rows.rows.push(Ends { key: key_end, value: value_end });
-            }
-            _ => self.too_large = true,
+        if self.rows.bytes() + key.len() + value.len() > self.bytes_max {
+            self.too_large = true;
+            return;
         }
+        let rows = &mut self.rows;
+        rows.buffer.extend_from_slice(key);
+        let key = rows.buffer.len() as u32;
+        rows.buffer.extend_from_slice(value);
+        rows.rows.push(Ends { key, value: rows.buffer.len() as u32 });
     }
 
     /// Sorts if necessary, and checks that the rows make a subtree.
@@ -327,7 +346,7 @@ fn sorted(rows: &Rows) -> Rows {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     // Stable sorting is the one that profits from long sorted runs, and documents are mostly sorted.
     order.sort_by(|&a, &b| rows.row(a).0.cmp(rows.row(b).0));
-    let mut builder = RowsBuilder::with_capacity(rows.len(), rows.buffer.len());
+    let mut builder = RowsBuilder::remade(rows);
     order.iter().map(|&index| rows.row(index)).for_each(|(key, value)| builder.push(key, value));
     builder.rows
 }

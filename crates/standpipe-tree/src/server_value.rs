@@ -14,7 +14,7 @@ pub fn resolve<E>(
     now_ms: u64,
     current: &mut dyn FnMut(&[u8]) -> Result<Option<OwnedLeaf>, E>,
 ) -> Result<Rows, E> {
-    let mut resolved = RowsBuilder::with_capacity(rows.len(), rows.bytes());
+    let mut resolved = RowsBuilder::remade(rows);
     let mut value = Vec::new();
     for (key, unresolved) in rows.iter() {
         value.clear();
@@ -28,7 +28,7 @@ pub fn resolve<E>(
         }
         resolved.push(key, &value);
     }
-    Ok(resolved.finish().expect("the keys are those of rows, and leaves are smaller than 4 GiB together"))
+    Ok(resolved.finish().expect("the keys are those of rows, and a leaf is little longer than its placeholder"))
 }
 
 fn time(now_ms: u64) -> Leaf<'static> {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::json::{Format, to_json};
-use crate::path::{ENCODED_PATH_BYTES_MAX, Path};
 
 pub(crate) const LIMITS: ParseLimits = ParseLimits {
     string_bytes_max: 1000,
