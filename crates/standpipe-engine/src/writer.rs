@@ -36,6 +36,8 @@ const APPEND_PATIENCE: Duration = Duration::from_secs(10);
 const TRIM_MAX: usize = 8;
 /// Room above `map_bytes_max` for writes that only remove, and for the pages that removing takes.
 const MAP_RESERVE: usize = 16 << 20;
+/// How much of the reserve one removal gets: what it leaves over, other writes may take.
+const MAP_RESERVE_STEP: usize = 1 << 20;
 /// Less than this free on the file system means a failed commit was a full disk.
 const DISK_FULL_BELOW: u64 = 4 << 20;
 
@@ -146,6 +148,7 @@ impl Writer {
             let _left = queued.reply.send(Err(Error::new(ErrorKind::Deadline, "the write waited too long")));
         }
         let mut taken = 0;
+        let mut turned_over = false;
         while !batch.is_empty() {
             match self.try_commit(&batch) {
                 Ok(outcomes) => {
@@ -160,6 +163,7 @@ impl Writer {
                     Err(_) if batch.len() > 1 => {
                         return batch.into_iter().try_for_each(|queued| self.commit(vec![queued]));
                     }
+                    Err(_) if !turned_over && self.turn_over().is_ok() => turned_over = true,
                     Err(error) => return refuse(batch, &error),
                 },
                 Err(Failure::Taken) if taken < TAKEN_MAX => {
@@ -376,20 +380,30 @@ impl Writer {
         Ok(applied.len())
     }
 
-    /// Doubles the map, up to its limit; writes that only remove may use a last reserve.
+    /// Doubles the map, up to its limit; writes that only remove may go on into a last reserve, a
+    /// step at a time.
     fn grow(&self, only_removes: bool) -> Result<()> {
-        let limit = self.config.map_bytes_max + if only_removes { MAP_RESERVE } else { 0 };
-        let current = self.store.map_bytes();
-        if current >= limit {
+        let (current, max) = (self.store.map_bytes(), self.config.map_bytes_max);
+        let bytes = if current < max {
+            current.saturating_mul(2).min(max)
+        } else if only_removes && current < max + MAP_RESERVE {
+            current + MAP_RESERVE_STEP
+        } else {
             return Err(Error::unavailable(format!(
-                "the database is full: it has reached map_bytes_max ({} bytes); remove data or raise the limit",
-                self.config.map_bytes_max
+                "the database is full: it has reached map_bytes_max ({max} bytes); remove data or raise the limit"
             )));
-        }
-        let bytes = current.saturating_mul(2).min(limit);
+        };
         self.store.grow(bytes)?;
         tracing::info!(bytes, dir = %self.store.dir().display(), "map grown");
         Ok(())
+    }
+
+    /// Commits nothing: LMDB reuses the pages that a commit freed only in the second one after it.
+    fn turn_over(&self) -> Result<()> {
+        let mut write = self.store.write()?;
+        let state = self.store.state(&write.txn)?;
+        self.store.put_state(&mut write.txn, &state)?;
+        Ok(write.commit()?)
     }
 
     /// Names the cause of a failed commit. LMDB reports a short write as an I/O error, so the

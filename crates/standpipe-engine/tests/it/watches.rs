@@ -170,7 +170,11 @@ fn every_watcher_sees_every_change_once_and_in_order() {
     std::thread::scope(|scope| {
         for writer in 0..3 {
             let database = &database;
-            scope.spawn(move || (0..50).for_each(|turn| drop(set(database, &format!("/{writer}/n"), &turn.to_string()))));
+            scope.spawn(move || {
+                for turn in 0..50 {
+                    set(database, &format!("/{writer}/n"), &turn.to_string());
+                }
+            });
         }
     });
     for ((watch, seen), tree) in watches.iter_mut().zip(&mut seen).zip(&mut trees) {
