@@ -111,7 +111,7 @@ limits! {
     /// Idle time after which a worker beyond `workers_min` ends, in milliseconds. Default 10,000.
     worker_shrink_after_ms: u64 = 10_000;
     /// Time without the peer taking a single byte of its answer, in milliseconds. Default 30,000.
-    /// Later: closed. Also the TCP user timeout that notices a vanished peer.
+    /// Later: closed. A peer that vanished with bytes under way is noticed after twice this time.
     write_progress_ms_max: u64 = 30_000;
     /// Time without a request, in milliseconds. Default 600,000. Later: closed.
     idle_ms_max: u64 = 600_000;

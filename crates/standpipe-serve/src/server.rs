@@ -217,7 +217,7 @@ impl<D: Door> Entrance<D> {
                 open.reason = Some(CloseReason::Refused(open.session.refused(refusal)));
                 if let Some(permit) = RefusalPermit::take(core, &limits) {
                     let patience = Duration::from_millis(limits.refusal_ms_max);
-                    let task = refuse(self.door.clone(), conn, refusal, patience, (open, permit));
+                    let task = refuse(self.door.clone(), conn, refusal, patience, (permit, open));
                     core.shutdown.spawn_with_runtime(task);
                 }
             }
@@ -233,12 +233,13 @@ fn serve<D: Door>(door: Arc<D>, conn: Conn, open: Open) -> impl Future<Output = 
     }
 }
 
+/// Tells one peer "no"; its permit is given back before the end is told.
 async fn refuse<D: Door>(
     door: Arc<D>,
     conn: Conn,
     refusal: Refusal,
     patience: Duration,
-    _until_told: (Open, RefusalPermit),
+    _until_told: (RefusalPermit, Open),
 ) {
     let _late = tokio::time::timeout(patience, door.refuse(conn, refusal)).await;
 }

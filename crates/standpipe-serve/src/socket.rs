@@ -119,8 +119,8 @@ impl SocketListener {
         }
     }
 
-    /// Listens on a Unix socket at `path`, shared by `count` event loops. A socket nobody listens
-    /// on any more is replaced; the file is removed with the last listener.
+    /// Listens on a Unix socket at `path`, shared by `count` event loops and open to its owner only.
+    /// A socket nobody listens on any more is replaced; the file is removed with the last listener.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -281,17 +281,30 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpList
 
 #[cfg(unix)]
 fn unix_socket(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    use std::os::unix::net::{UnixListener, UnixStream};
-    if path.exists() {
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            Err(error) => return Err(error),
-        }
-    }
-    let socket = UnixListener::bind(path)?;
+    use std::os::unix::fs::PermissionsExt as _;
+    remove_dead_socket(path)?;
+    let socket = std::os::unix::net::UnixListener::bind(path)?;
+    // Who else may come in is for the operator to say, not for the umask.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Removes a socket that a killed process left; never anything else.
+#[cfg(unix)]
+fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    use std::os::unix::{fs::FileTypeExt as _, net::UnixStream};
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Connecting to an ordinary file is refused just like to a dead socket.
+        Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        found => found.map(drop)?,
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    }
 }
 
 /// The file of a Unix socket; dropping the last owner removes it.

@@ -17,8 +17,8 @@ use crate::{
     TaskKind,
 };
 
-/// Answers each byte: `e` with itself, `j` after a job at the gate, `n` never and deaf to
-/// shutdown, `x` with an error; `p` panics, `q` ends the connection.
+/// Answers each byte: `e` with itself, `j` after a job at the gate, `f` with a flood, `n` never and
+/// deaf to shutdown, `x` with an error; `p` panics, `q` ends the connection, `k` has it ended.
 struct ByteDoor(Gate);
 
 impl Door for ByteDoor {
@@ -45,6 +45,10 @@ impl Door for ByteDoor {
                     return CloseReason::PeerClosed;
                 }
                 b'p' => panic!("on purpose"),
+                b'k' => session.close(CloseReason::Kicked),
+                b'f' => {
+                    let _gone = conn.io.write_all(&vec![b'f'; 4 << 20]).await;
+                }
                 b'n' => std::future::pending().await,
                 b'x' => request.failed("wrong"),
                 b'j' => {
@@ -232,13 +236,13 @@ async fn refusals_have_a_budget_and_an_end() {
 }
 
 #[tokio::test]
-async fn idle_active_queued_and_stalled_peers_all_end_in_time() {
+async fn idle_active_and_queued_peers_all_end_in_time() {
     let limits = Limits { workers_min: 1, workers_max: 1, drain_ms: 10_000, ..Limits::default() };
     let mut stand = Stand::new(limits);
     let mut idle = stand.connect("10.0.0.1").await;
     let mut active = stand.connect("10.0.0.2").await;
     let mut queued = stand.connect("10.0.0.3").await;
-    let stalled = stand.connect("10.0.0.4").await;
+    let silent = stand.connect("10.0.0.4").await;
     active.write_all(b"j").await.unwrap();
     until("a job runs", || stand.gate.entered() == 1).await;
     queued.write_all(b"j").await.unwrap();
@@ -256,7 +260,7 @@ async fn idle_active_queued_and_stalled_peers_all_end_in_time() {
     assert!(snapshot.balanced());
     assert_eq!((snapshot.closed_by_reason["shutdown"], snapshot.finished, snapshot.tasks), (4, 2, 0));
     assert_eq!(snapshot.workers, 0);
-    drop(stalled);
+    drop(silent);
 }
 
 #[tokio::test]
@@ -264,14 +268,19 @@ async fn what_does_not_end_is_dropped_after_the_drain_time() {
     let mut stand = Stand::new(Limits { drain_ms: 50, ..Limits::default() });
     let mut deaf = stand.connect("10.0.0.1").await;
     deaf.write_all(b"n").await.unwrap();
-    until("it is deaf", || stand.snapshot().requests == 1).await;
+    let mut stalled = stand.connect("10.0.0.2").await;
+    stalled.write_all(b"f").await.unwrap();
+    let _idle = stand.connect("10.0.0.3").await;
+    until("all are there", || (stand.snapshot().requests, stand.snapshot().open) == (2, 3)).await;
     let (seats, metrics) = (stand.server.core_for_tests().seats.clone(), stand.metrics.clone());
     let before = Instant::now();
     assert!(!within(stand.server.stop()).await.clean);
     assert!(before.elapsed() < LIMIT / 2);
     assert_eq!(rest(&mut deaf).await, "");
+    assert!(rest(&mut stalled).await.len() < 4 << 20);
     let snapshot = metrics.snapshot();
-    assert_eq!((snapshot.closed_by_reason["aborted"], snapshot.cancelled), (1, 1));
+    assert_eq!((snapshot.closed_by_reason["aborted"], snapshot.closed_by_reason["shutdown"]), (2, 1));
+    assert_eq!(snapshot.cancelled, 2);
     assert_eq!((snapshot.balanced(), snapshot.tasks, seats.counts()), (true, 0, (0, 0, 0)));
 }
 
@@ -289,7 +298,7 @@ async fn a_second_signal_ends_the_drain() {
 }
 
 #[tokio::test]
-async fn a_session_closed_from_outside_says_why() {
+async fn events_tell_the_life_of_a_connection() {
     let mut stand = Stand::new(Limits::default());
     let mut events = stand.server.events().subscribe(64);
     let mut stream = stand.connect("10.0.0.1").await;
@@ -315,6 +324,17 @@ async fn a_session_closed_from_outside_says_why() {
 }
 
 #[tokio::test]
+async fn a_session_closed_from_outside_says_why() {
+    let mut stand = Stand::new(Limits::default());
+    let mut stream = stand.connect("10.0.0.1").await;
+    stream.write_all(b"k").await.unwrap();
+    assert_eq!(rest(&mut stream).await, "k");
+    stand.at_rest().await;
+    assert_eq!(stand.snapshot().closed_by_reason["kicked"], 1);
+    assert!(within(stand.server.stop()).await.clean);
+}
+
+#[tokio::test]
 async fn a_slow_subscriber_loses_events_and_slows_nobody() {
     let mut stand = Stand::new(Limits::default());
     let slow = stand.server.events().subscribe(2);
@@ -324,7 +344,7 @@ async fn a_slow_subscriber_loses_events_and_slows_nobody() {
     }
     drop(stream);
     stand.at_rest().await;
-    assert_eq!(stand.snapshot().events_dropped, 2 + 20 + 1 - 2);
+    until("all but two are dropped", || stand.snapshot().events_dropped == 2 + 20 + 1 - 2).await;
     drop(slow);
     let mut other = stand.connect("10.0.0.1").await;
     assert_eq!(ask(&mut other, b'e').await, b'e');
@@ -361,6 +381,27 @@ async fn the_exposition_has_every_family() {
         assert!(text.lines().any(|other| other == line), "no {line:?} in\n{text}");
     }
     drop(stream);
+    assert!(within(stand.server.stop()).await.clean);
+}
+
+#[tokio::test]
+async fn a_crowd_of_idle_connections_takes_no_worker() {
+    let limits = Limits { workers_min: 1, workers_max: 4, worker_grow_after_ms: 5_000, ..Limits::default() };
+    let mut stand = Stand::new(limits);
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(stand.connect("10.0.0.1").await);
+    }
+    until("all are there", || stand.snapshot().open == 300).await;
+    assert_eq!(stand.snapshot().workers, 0);
+    let mut active = stand.connect("10.0.0.2").await;
+    stand.gate.release(20);
+    for _ in 0..20 {
+        assert_eq!(ask(&mut active, b'j').await, b'j');
+    }
+    drop((idle, active));
+    stand.at_rest().await;
+    assert_eq!((stand.snapshot().workers_created, stand.snapshot().finished), (1, 20));
     assert!(within(stand.server.stop()).await.clean);
 }
 
@@ -433,6 +474,11 @@ async fn a_unix_socket_replaces_a_dead_one_and_removes_itself() {
     let path = PathBuf::from(format!("{}/serve-{}.sock", std::env::temp_dir().display(), std::process::id()));
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "a dead socket");
+    let file = path.with_extension("txt");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(SocketListener::bind_unix(&file, 1, &Metrics::default()).is_err());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    std::fs::remove_file(&file).unwrap();
     let server = Server::start(ServerConfig { cores: Some(2), ..ServerConfig::default() }).unwrap();
     let listeners = SocketListener::bind_unix(&path, server.cores(), server.metrics()).unwrap();
     let again = SocketListener::bind_unix(&path, 1, server.metrics()).unwrap_err();
