@@ -120,7 +120,8 @@ impl std::error::Error for Failure {}
 impl From<standpipe_engine::Error> for Failure {
     fn from(error: standpipe_engine::Error) -> Self {
         let exit = match error.kind() {
-            ErrorKind::Unauthenticated | ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Conflict => Exit::Denied,
+            // A conflict here is a folder that has the database already; preconditions come over HTTP.
+            ErrorKind::Unauthenticated | ErrorKind::Denied | ErrorKind::NotFound => Exit::Denied,
             _ => Exit::Failed,
         };
         let cause = error.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();

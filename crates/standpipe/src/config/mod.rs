@@ -137,40 +137,48 @@ fn layers(mode: Mode, arguments: &NodeArgs, variables: impl Iterator<Item = (OsS
         })?;
         layers.file(path, &text)?;
     }
+    // A mistake is told even where a later layer covers it: it would come back when that goes.
+    check_each(&layers)?;
     layers.environment(variables)?;
+    check_each(&layers)?;
     layers.arguments(arguments)?;
     Ok(layers)
 }
 
 /// The values, if they fit their types and each other.
 fn checked(layers: &Layers) -> Result<Values> {
-    let values = layers.values()?;
-    let wrong = |names: &[&str], text: String| layers.wrong(names, &text);
-    if let Err(text) = check_listen(&values.server.listen) {
-        return Err(wrong(&["server.listen"], text));
-    }
-    for name in &values.databases.names {
-        if let Err(error) = standpipe_engine::check_name(name) {
-            return Err(wrong(&["databases.names"], error.message().to_owned()));
-        }
-    }
+    let values = check_each(layers)?;
     if !values.databases.names.contains(&values.databases.default) {
         let text = format!("the default database {:?} is not one of the names", values.databases.default);
-        return Err(wrong(&["databases.default", "databases.names"], text));
-    }
-    if !(1..=60_000).contains(&values.engine.interval_ms) {
-        return Err(wrong(&["engine.interval_ms"], "use 1 to 60000 milliseconds".into()));
-    }
-    if values.engine.map_bytes_initial < 1 << 20 {
-        return Err(wrong(&["engine.map_bytes_initial"], "use at least 1048576 bytes".into()));
-    }
-    if values.engine.readers_max == 0 {
-        return Err(wrong(&["engine.readers_max"], "use at least 1".into()));
+        return Err(layers.wrong(&["databases.default", "databases.names"], &text));
     }
     if let Err(error) = values.limits.check() {
         let text = error.to_string();
         let named = layers.named_in("limits", &text);
-        return Err(wrong(&named.iter().map(String::as_str).collect::<Vec<_>>(), text));
+        return Err(layers.wrong(&named.iter().map(String::as_str).collect::<Vec<_>>(), &text));
+    }
+    Ok(values)
+}
+
+/// The values, if each by itself can be meant.
+fn check_each(layers: &Layers) -> Result<Values> {
+    let values = layers.values()?;
+    let wrong = |name: &str, text: &str| Err(layers.wrong(&[name], text));
+    if let Err(text) = check_listen(&values.server.listen) {
+        return wrong("server.listen", &text);
+    }
+    let names = &values.databases.names;
+    if let Some(error) = names.iter().find_map(|name| standpipe_engine::check_name(name).err()) {
+        return wrong("databases.names", error.message());
+    }
+    if !(1..=60_000).contains(&values.engine.interval_ms) {
+        return wrong("engine.interval_ms", "use 1 to 60000 milliseconds");
+    }
+    if values.engine.map_bytes_initial < 1 << 20 {
+        return wrong("engine.map_bytes_initial", "use at least 1048576 bytes");
+    }
+    if values.engine.readers_max == 0 {
+        return wrong("engine.readers_max", "use at least 1");
     }
     Ok(values)
 }

@@ -120,6 +120,18 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
+fn a_mistake_is_told_where_a_later_layer_covers_it() {
+    let covered = [("STANDPIPE_LISTEN", "127.0.0.1:1"), ("STANDPIPE_LIMITS_DRAIN_MS", "1")];
+    for config in ["[server]\nlisten = \"here\"\n", "[limits]\ndrain_ms = \"soon\"\n"] {
+        let told = load(Some(config), &covered, NodeArgs::default()).map(|(values, _)| values).unwrap_err();
+        assert!(told.contains("c.toml:2:1: "), "{told}");
+    }
+    // But values only have to fit each other in the end.
+    let names = "[databases]\nnames = [\"a\"]\n";
+    load(Some(names), &[("STANDPIPE_DATABASES_DEFAULT", "a")], NodeArgs::default()).unwrap();
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let arguments = NodeArgs { config: Some("no-such-file.toml".into()), ..NodeArgs::default() };
     let failure = Settings::load(Mode::Dev, &arguments).unwrap_err();
