@@ -6,6 +6,8 @@
 use std::convert::Infallible;
 
 use crate::json::{Format, to_json, write_json_string};
+use crate::key::is_priority_key;
+use crate::leaf::Leaf;
 use crate::path::{Location, Path};
 use crate::rows::Rows;
 use crate::varint;
@@ -17,6 +19,9 @@ pub enum ChangeKind {
     Set,
     /// Some locations below one path were replaced at once.
     Merge,
+    /// Leaves below one path were put, and nothing else was removed: a deep merge. One write, at
+    /// the path itself.
+    Overlay,
 }
 
 /// One accepted write: what was written where.
@@ -70,6 +75,9 @@ impl Change {
         let shown = |write: &&Write| format == Format::Export || matches!(write.location, Location::Node(_));
         let seen: Vec<&Write> = self.writes.iter().filter(|write| write.touches(at)).filter(shown).collect();
         let first = *seen.first()?;
+        if self.kind == ChangeKind::Overlay {
+            return overlay(at, first, format);
+        }
         if self.kind == ChangeKind::Merge && at.contains(&self.base) {
             return Some(patch(at, &self.base, &seen, format));
         }
@@ -88,6 +96,7 @@ impl Change {
         out.push(match self.kind {
             ChangeKind::Set => 0,
             ChangeKind::Merge => 1,
+            ChangeKind::Overlay => 2,
         });
         write_text(self.base.as_str(), out);
         varint::write(self.writes.len(), out);
@@ -104,6 +113,7 @@ impl Change {
         let kind = match varint::take(&mut rest, 1)? {
             [0] => ChangeKind::Set,
             [1] => ChangeKind::Merge,
+            [2] => ChangeKind::Overlay,
             _ => return None,
         };
         let base = read_path(&mut rest)?;
@@ -168,6 +178,38 @@ fn patch(at: &Path, base: &Path, writes: &[&Write], format: Format) -> Event {
     data.push(b'}');
     let path = relative(&Location::Node(base.clone()), at);
     Event { kind: EventKind::Patch, path: format!("/{path}"), data }
+}
+
+/// What an overlay is to a watcher of `at`: a patch of single leaves, or a new value where `at` is
+/// at or below one of them.
+fn overlay(at: &Path, write: &Write, format: Format) -> Option<Event> {
+    let base = write.location.path();
+    let above = if at.contains(base) { Vec::new() } else { inside(at, &write.location) };
+    let leaf_at_or_above = std::iter::successors(at.relative_to(base), Path::parent)
+        .any(|path| write.rows.get(&path.encode()).is_some_and(|_| !at.contains(base) || *at == *base));
+    if leaf_at_or_above {
+        return Some(put(String::new(), write.json(&above, format)));
+    }
+    let mut data = vec![b'{'];
+    for (key, value) in write.rows.iter() {
+        let Some(relative) = key.strip_prefix(&above[..]) else { continue };
+        let priority = is_priority_key(relative);
+        let node = if priority { &relative[..relative.len() - 1] } else { relative };
+        let (Some(path), Some(leaf)) = (Path::decode(node), Leaf::decode(value)) else { continue };
+        let name = match (priority, path.is_root()) {
+            (false, _) => path.as_str().to_owned(),
+            (true, _) if format == Format::Plain => continue,
+            (true, true) => ".priority".to_owned(),
+            (true, false) => format!("{}/.priority", path.as_str()),
+        };
+        data.extend((data.len() > 1).then_some(b','));
+        write_json_string(&name, &mut data);
+        data.push(b':');
+        leaf.write_json(&mut data);
+    }
+    data.push(b'}');
+    let path = relative(&Location::Node(base.clone()), at);
+    (data.len() > 2).then(|| Event { kind: EventKind::Patch, path: format!("/{path}"), data })
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) {

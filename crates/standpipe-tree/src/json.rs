@@ -342,16 +342,16 @@ impl JsonStream {
             && left > 0
             && let Some(len) = segment_len(key)
         {
-            if out.len() >= stop {
-                self.resume = Some(key.to_vec());
-                self.source = Source::Shallow { left };
-                return Ok(Progress::More);
-            }
             self.separate(out);
             write_key(&key[..len], self.pretty, out);
             out.extend_from_slice(b"true");
             left -= 1;
             row = next_child(cursor, key, len)?;
+            if let Some((next, _)) = row.filter(|_| out.len() >= stop) {
+                self.resume = Some(next.to_vec());
+                self.source = Source::Shallow { left };
+                return Ok(Progress::More);
+            }
         }
         self.finish(out);
         Ok(Progress::Done)

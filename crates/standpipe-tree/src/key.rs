@@ -241,9 +241,18 @@ pub(crate) fn array_index(segment: &[u8]) -> Option<u32> {
 
 /// Whether a row's key is that of a priority and not of a leaf.
 pub fn is_priority_key(key: &[u8]) -> bool {
+    after_segments(key) == [PRIORITY]
+}
+
+/// Whether `key` is made as the key of a row is.
+pub(crate) fn is_row_key(key: &[u8]) -> bool {
+    matches!(after_segments(key), [] | [PRIORITY])
+}
+
+fn after_segments(key: &[u8]) -> &[u8] {
     let mut rest = key;
     while let Some(len) = segment_len(rest) {
         rest = &rest[len..];
     }
-    rest == [PRIORITY]
+    rest
 }

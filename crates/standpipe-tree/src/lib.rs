@@ -9,6 +9,8 @@ pub mod hash;
 pub mod json;
 pub mod key;
 pub mod leaf;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod number;
 pub mod parse;
 pub mod path;
@@ -27,6 +29,8 @@ pub use key::{
     integer_key, is_priority_key, segment_len,
 };
 pub use leaf::{Leaf, OwnedLeaf, STRING_BYTES_MAX};
+#[cfg(any(test, feature = "model"))]
+pub use model::Model;
 pub use parse::{Merge, ParseError, ParseLimits, RowSink, SpecialError, Stop, parse_merge, parse_stream, parse_value};
 pub use path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Location, Path, PathError};
 pub use push_id::PushIds;
@@ -34,6 +38,9 @@ pub use query::{
     Bound, BoundKey, BoundValue, Limit, OrderBy, Query, QueryError, QueryParseError, Selection, Side, parse_rest,
     select,
 };
-pub use rules::{RulesTextError, check_rules_text};
 pub use rows::{Conflict, ROWS_BYTES_MAX, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
+pub use rules::{RulesTextError, check_rules_text};
 pub use server_value::resolve;
+
+#[cfg(test)]
+mod against_model;

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::ops::Range;
 
-use crate::key::{PAST, PRIORITY};
+use crate::key::{PAST, PRIORITY, is_priority_key, is_row_key};
 use crate::leaf::{INCREMENT, Leaf, TIMESTAMP};
 use crate::varint;
 
@@ -46,12 +46,18 @@ pub(crate) fn next_child<'a, C: RowCursor<'a>>(
     end: usize,
 ) -> Result<Option<Row<'a>>, C::Error> {
     match cursor.next()? {
-        Some((next, _)) if next.starts_with(&key[..end]) => cursor.seek(&past(&key[..end])),
+        Some((next, _)) if next.starts_with(&key[..end]) => seek_past(cursor, &key[..end]),
         row => Ok(row),
     }
 }
 
-/// The place behind the node at the encoded path `node`.
+/// The row behind the subtree at the encoded path `node`.
+pub(crate) fn seek_past<'a, C: RowCursor<'a>>(cursor: &mut C, node: &[u8]) -> Result<Option<Row<'a>>, C::Error> {
+    // In a damaged store something may sort behind all children; stopping there beats going in circles.
+    Ok(cursor.seek(&past(node))?.filter(|(key, _)| !key.starts_with(node)))
+}
+
+/// The place behind the subtree at the encoded path `node`.
 pub(crate) fn past(node: &[u8]) -> Vec<u8> {
     [node, &[PAST]].concat()
 }
@@ -111,7 +117,7 @@ impl Rows {
     }
 
     /// The rows in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Row<'_>> + DoubleEndedIterator {
         (0..self.len()).map(|index| self.row(index))
     }
 
@@ -206,7 +212,8 @@ impl Rows {
         for _ in 0..count {
             let key = varint::read(&mut rest)?;
             let value = varint::read(&mut rest)?;
-            rows.push(varint::take(&mut rest, key)?, varint::take(&mut rest, value)?);
+            let (key, value) = (varint::take(&mut rest, key)?, varint::take(&mut rest, value)?);
+            rows.push(is_row_key(key).then_some(key)?, value);
         }
         let sound = !rows.too_large && rows.rows.check().is_ok();
         sound.then_some((rows.rows, bytes.len() - rest.len()))
@@ -224,7 +231,7 @@ impl Rows {
             match leaf.and_then(|leaf| key.strip_prefix(leaf)) {
                 Some([PRIORITY]) => {}
                 Some(_) => return Err(Conflict::LeafWithChildren),
-                None if key.last() == Some(&PRIORITY) && crate::key::is_priority_key(key) => {}
+                None if key.last() == Some(&PRIORITY) && is_priority_key(key) => {}
                 None => leaf = Some(key),
             }
             last = Some(key);

@@ -37,11 +37,9 @@ pub fn check_rules_text(text: &str) -> Result<(), RulesTextError> {
     match serde_json::from_str::<Document>(&plain) {
         Ok(_) => Ok(()),
         Err(error) if error.is_data() => Err(RulesTextError::Shape),
-        Err(error) => Err(RulesTextError::Syntax {
-            line: error.line(),
-            column: error.column(),
-            text: error.to_string(),
-        }),
+        Err(error) => {
+            Err(RulesTextError::Syntax { line: error.line(), column: error.column(), text: error.to_string() })
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::rows::{Rows, RowsBuilder};
 pub fn resolve<E>(
     rows: &Rows,
     now_ms: u64,
-    current: &mut dyn FnMut(&[u8]) -> Result<Option<OwnedLeaf>, E>,
+    mut current: impl FnMut(&[u8]) -> Result<Option<OwnedLeaf>, E>,
 ) -> Result<Rows, E> {
     let mut resolved = RowsBuilder::remade(rows);
     let mut value = Vec::new();
@@ -57,8 +57,7 @@ mod tests {
 
     fn check(old: Option<OwnedLeaf>, json: &str, expected: &str) {
         let rows = parse_value(json.as_bytes(), &LIMITS).unwrap();
-        let mut current = |_: &[u8]| Ok::<_, Infallible>(old.clone());
-        let resolved = resolve(&rows, 1_700_000_000_123, &mut current).unwrap();
+        let resolved = resolve(&rows, 1_700_000_000_123, |_| Ok::<_, Infallible>(old.clone())).unwrap();
         assert!(!resolved.has_server_values());
         let text = to_json(&mut resolved.cursor(), Format::Export).unwrap();
         assert_eq!(String::from_utf8(text).unwrap(), expected, "{old:?} {json}");

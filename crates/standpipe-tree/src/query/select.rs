@@ -6,7 +6,7 @@ use super::{Bound, BoundKey, BoundValue, Limit, OrderBy, Query, QueryError, Sele
 use crate::key::{CHILDREN, PAST, PRIORITY, compare_keys, decode_key, encode_bound, segment_len};
 use crate::leaf::Leaf;
 use crate::path::Path;
-use crate::rows::{Row, RowCursor, next_child, past};
+use crate::rows::{Row, RowCursor, next_child, seek_past};
 
 /// The children of the cursor's root that `query` selects; none where the root is a leaf or empty.
 ///
@@ -201,7 +201,7 @@ impl<'a, C: RowCursor<'a>> Scan<'_, C> {
     ) -> Result<(IndexValue<'a>, Option<Row<'a>>), C::Error> {
         let is_leaf = key.len() == segment.len();
         let index_value = match order_by {
-            OrderBy::Child(path) if !is_leaf => return self.value_below(path, segment),
+            OrderBy::Child(path) if !is_leaf || path.is_root() => return self.value_below(path, segment),
             OrderBy::Key | OrderBy::Child(_) => IndexValue::Absent,
             OrderBy::Value if is_leaf => IndexValue::of(value),
             OrderBy::Value => IndexValue::Node,
@@ -226,7 +226,7 @@ impl<'a, C: RowCursor<'a>> Scan<'_, C> {
             Some(_) => IndexValue::Node,
             None => IndexValue::Absent,
         };
-        Ok((value, self.cursor.seek(&past(segment))?))
+        Ok((value, seek_past(self.cursor, segment)?))
     }
 }
 
