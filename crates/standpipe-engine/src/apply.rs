@@ -5,9 +5,9 @@
 use std::cmp::Ordering;
 use std::hash::Hasher as _;
 
-use heed::RwTxn;
+use heed::{PutFlags, RwTxn};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
-use standpipe_tree::{Change, Location, Path, Rows};
+use standpipe_tree::{Change, ChangeKind, Location, Path, Rows, is_priority_key};
 
 use crate::record::Effect;
 use crate::store::keys::{prefix_end, range_from, tree_key};
@@ -35,6 +35,15 @@ pub(crate) fn row_digest(key: &[u8], value: &[u8]) -> u128 {
     hasher.finish128().as_u128()
 }
 
+/// Puts a row behind the last one of the table; false when it would not be the last.
+fn append(tree: &Table, txn: &mut RwTxn, key: &[u8], value: &[u8]) -> heed::Result<bool> {
+    match tree.put_with_flags(txn, PutFlags::APPEND, key, value) {
+        Ok(()) => Ok(true),
+        Err(heed::Error::Mdb(heed::MdbError::KeyExist)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 struct Apply<'a, 's> {
     tree: Table,
     txn: &'a mut RwTxn<'s>,
@@ -44,6 +53,12 @@ struct Apply<'a, 's> {
 impl Apply<'_, '_> {
     fn change(&mut self, change: &Change) -> heed::Result<bool> {
         let mut changed = false;
+        if change.kind == ChangeKind::Overlay {
+            for write in &change.writes {
+                changed |= self.overlay(write.location.path(), &write.rows)?;
+            }
+            return Ok(changed);
+        }
         for write in &change.writes {
             changed |= match &write.location {
                 Location::Node(path) => self.node(path, &write.rows)?,
@@ -67,6 +82,68 @@ impl Apply<'_, '_> {
         }
         let replaced = self.replace(&prefix, rows)?;
         Ok(self.clear_leaf_above(&prefix)? || replaced)
+    }
+
+    /// Puts leaves below `path` and removes only what they replace.
+    fn overlay(&mut self, path: &Path, rows: &Rows) -> heed::Result<bool> {
+        let prefix = tree_key(&path.encode());
+        let (Some((first, _)), Some((last, _))) = (rows.iter().next(), rows.iter().next_back()) else {
+            return Ok(false);
+        };
+        let mut changed = self.clear_leaf_above(&[&prefix[..], first].concat())?;
+        let (start, end) = ([&prefix[..], first].concat(), prefix_end(&[&prefix[..], last].concat()));
+        let is_new = self.tree.range(self.txn, &range_from(&start, &end))?.next().transpose()?.is_none();
+        if is_new {
+            // The usual import: nothing is there, so nothing has to be looked for row by row.
+            self.put_new(&prefix, rows.iter())?;
+            return Ok(true);
+        }
+        for (relative, value) in rows.iter() {
+            let key = [&prefix[..], relative].concat();
+            changed |= match relative.split_last() {
+                Some((&PRIORITY_MARK, node)) if is_priority_key(relative) => {
+                    self.tree.get_greater_than_or_equal_to(self.txn, &[&prefix[..], node].concat())?.is_some()
+                        && self.put(&key, value)?
+                }
+                _ => self.put_leaf(&key, value)?,
+            };
+        }
+        Ok(changed)
+    }
+
+    /// Puts one leaf in place of what is at, above and below it; its priority stays.
+    fn put_leaf(&mut self, key: &[u8], value: &[u8]) -> heed::Result<bool> {
+        let end = prefix_end(key);
+        let mut below = Vec::new();
+        for row in self.tree.range(self.txn, &range_from(key, &end))? {
+            let (found, _) = row?;
+            if found != key && found != [key, &[PRIORITY_MARK]].concat() {
+                below.push(found.to_vec());
+            }
+        }
+        for found in &below {
+            self.delete(found)?;
+        }
+        let above = self.clear_leaf_above(key)?;
+        Ok(self.put(key, value)? || above || !below.is_empty())
+    }
+
+    /// Puts rows where none are. Behind the last row of the table LMDB need not search.
+    fn put_new<'r>(&mut self, prefix: &[u8], rows: impl Iterator<Item = (&'r [u8], &'r [u8])>) -> heed::Result<()> {
+        let mut key = prefix.to_vec();
+        let mut appends = true;
+        for (relative, value) in rows {
+            key.truncate(prefix.len());
+            key.extend_from_slice(relative);
+            let appended = appends && append(&self.tree, self.txn, &key, value)?;
+            if !appended {
+                appends = false;
+                self.tree.put(self.txn, &key, value)?;
+            }
+            self.state.rows += 1;
+            self.state.digest = self.state.digest.wrapping_add(row_digest(&key[1..], value));
+        }
+        Ok(())
     }
 
     /// Sets the priority of the node at `path`; an empty node has none.
@@ -103,6 +180,11 @@ impl Apply<'_, '_> {
 
     /// Makes the subtree's rows equal to `rows`, touching only those that differ.
     fn replace(&mut self, prefix: &[u8], rows: &Rows) -> heed::Result<bool> {
+        let end = prefix_end(prefix);
+        if self.tree.range(self.txn, &range_from(prefix, &end))?.next().transpose()?.is_none() {
+            self.put_new(prefix, rows.iter())?;
+            return Ok(true);
+        }
         let (stale, fresh) = self.differences(prefix, rows)?;
         for key in &stale {
             self.delete(key)?;

@@ -57,6 +57,11 @@ pub(crate) fn decide(view: &View, intent: &Intent, context: &mut Context) -> Res
                 .map(|(location, rows)| view.resolve(location.clone(), rows, now_ms))
                 .collect::<Result<_>>()?,
         },
+        Op::Overlay { base, rows } => Change {
+            kind: ChangeKind::Overlay,
+            base: base.clone(),
+            writes: vec![view.resolve(Location::Node(base.clone()), rows, now_ms)?],
+        },
         Op::Push { base, rows } => return push(view, base, rows, context),
         Op::Rules(text) => {
             if intent.identity != Identity::Admin {

@@ -34,6 +34,13 @@ pub enum Op {
         /// Absolute locations that do not overlap.
         writes: Vec<(Location, Rows)>,
     },
+    /// Put leaves below a location and remove nothing but what they replace: a deep merge.
+    Overlay {
+        /// The location.
+        base: Path,
+        /// The leaves, relative to it.
+        rows: Rows,
+    },
     /// Add a child under a new push id.
     Push {
         /// The parent.
@@ -71,7 +78,7 @@ impl Intent {
         const FIXED: usize = 256;
         FIXED
             + match &self.op {
-                Op::Set { rows, .. } | Op::Push { rows, .. } => rows.bytes(),
+                Op::Set { rows, .. } | Op::Push { rows, .. } | Op::Overlay { rows, .. } => rows.bytes(),
                 Op::Merge { writes, .. } => writes.iter().map(|(_, rows)| rows.bytes() + 64).sum(),
                 Op::Rules(text) => text.len(),
             }
@@ -82,7 +89,7 @@ impl Intent {
         match &self.op {
             Op::Set { rows, .. } => rows.is_empty(),
             Op::Merge { writes, .. } => writes.iter().all(|(_, rows)| rows.is_empty()),
-            Op::Push { .. } | Op::Rules(_) => false,
+            Op::Push { .. } | Op::Overlay { .. } | Op::Rules(_) => false,
         }
     }
 }

@@ -1,18 +1,28 @@
 //! The client verbs on a data folder that no server holds: a server inside this process answers
 //! them, so that a folder and a server mean the same by the same words. It parses no arguments.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use standpipe_doors::Credentials;
-use standpipe_engine::{Database, Databases, database_names};
+use standpipe_engine::{Committed, Database, Databases, Identity, Intent, Op, database_names};
 use standpipe_serve::Limits;
+use standpipe_tree::Rows;
+use tokio::sync::oneshot;
 
 use crate::cli::AccessArgs;
 use crate::client::{Call, Client};
 use crate::exit::{Failure, Result};
 use crate::node::{Node, with_limits};
+
+/// Overlays on their way: one is written while the next is parsed, and one waits.
+const PENDING_MAX: usize = 2;
+
+/// Longer than any disk takes for one update.
+const WRITE_MAX: Duration = Duration::from_secs(300);
 
 /// The database that is meant where none is named.
 const DEFAULT: &str = "default";
@@ -23,6 +33,8 @@ pub(crate) struct Folder {
     node: Option<Node>,
     client: Client,
     database: Arc<Database>,
+    /// Overlays the writer has not answered yet, oldest first.
+    pending: VecDeque<oneshot::Receiver<standpipe_engine::Result<Committed>>>,
 }
 
 impl Folder {
@@ -36,12 +48,39 @@ impl Folder {
         let database = node.engine().database(name)?;
         let access = AccessArgs { db: Some(name.to_owned()), token: Some(token), token_file: None };
         let client = Client::new(&node.url(), &access)?;
-        Ok(Self { node: Some(node), client, database })
+        Ok(Self { node: Some(node), client, database, pending: VecDeque::new() })
     }
 
     /// Does what the REST door does for this call, as administrator. The answer's body goes to `out`.
     pub(crate) fn call(&mut self, call: &Call, out: &mut dyn Write) -> Result<()> {
+        self.settle()?;
         self.client.call(call, out)
+    }
+
+    /// Puts leaves below `base`: the next are parsed while these are written.
+    pub(crate) fn overlay(&mut self, base: &standpipe_tree::Path, rows: Rows) -> Result<()> {
+        while self.pending.len() >= PENDING_MAX {
+            self.answer()?;
+        }
+        let op = Op::Overlay { base: base.clone(), rows };
+        let intent = Intent { op, condition: None, identity: Identity::Admin };
+        self.pending.push_back(self.database.submit(intent, Instant::now() + WRITE_MAX)?);
+        Ok(())
+    }
+
+    /// Waits until all overlays are written.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        while !self.pending.is_empty() {
+            self.answer()?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<()> {
+        if let Some(answer) = self.pending.pop_front() {
+            answer.blocking_recv().map_err(|_| Failure::failed("the database has stopped"))??;
+        }
+        Ok(())
     }
 
     /// Writes a compact copy of the database.

@@ -48,6 +48,8 @@ pub(crate) struct Params<'a> {
     pub(crate) timeout: Option<Duration>,
     /// `writeSizeLimit`, as the longest time a write may take.
     pub(crate) write_budget: Option<Duration>,
+    /// `deep`: a PATCH puts leaves and removes nothing else.
+    pub(crate) deep: bool,
     /// `x-http-method-override`.
     pub(crate) method_override: Option<Cow<'a, str>>,
     /// `at_least`: the revision a read must show.
@@ -68,6 +70,7 @@ impl Default for Params<'_> {
             download: None,
             timeout: None,
             write_budget: None,
+            deep: false,
             method_override: None,
             at_least: None,
         }
@@ -90,6 +93,7 @@ impl<'a> Params<'a> {
                 "auth_variable_override" => params.auth_override = Some(value),
                 "print" => params.print = print(&value)?,
                 "format" => params.format = format(&value)?,
+                "deep" => params.deep = boolean("deep", &value)?,
                 "shallow" => shallow = boolean("shallow", &value)?,
                 "callback" => params.callback = Some(identifier(value)?),
                 "download" => params.download = Some(value),

@@ -11,7 +11,7 @@ use http::{Method, Response, StatusCode};
 use standpipe_engine::{Committed, Database, Error, ErrorKind, Identity, Op};
 use standpipe_serve::{Class, Cost, Deadline, Session};
 use standpipe_tree::{
-    Change, Format, JsonStream, Leaf, Location, NULL_ETAG, ParseLimits, Path, Progress, Rows, Write as TreeWrite,
+    Change, ChangeKind, Format, JsonStream, Leaf, Location, NULL_ETAG, ParseLimits, Path, Progress, Rows, Write as TreeWrite,
     etag, parse_merge, parse_value, to_json, write_json_string,
 };
 
@@ -193,7 +193,8 @@ impl Call<'_> {
     async fn parse(&self, method: &Method, bytes: Bytes) -> Result<Op, Error> {
         let cost = if bytes.len() <= SMALL_BODY { Cost::Small } else { Cost::Bytes(bytes.len()) };
         let (method, location) = (method.clone(), self.location.clone());
-        let job = move || parse(&method, location, &bytes);
+        let deep = self.params.deep;
+        let job = move || parse(&method, location, deep, &bytes);
         run(self.session, Class::Write, cost, request_deadline(self.session), job).await
     }
 
@@ -233,13 +234,17 @@ impl Call<'_> {
 }
 
 /// A body as an operation on `location`.
-fn parse(method: &Method, location: Location, bytes: &[u8]) -> Result<Op, Error> {
+fn parse(method: &Method, location: Location, deep: bool, bytes: &[u8]) -> Result<Op, Error> {
     let path = location.path().clone();
     let limits = ParseLimits::below(&path);
     let refused = |error: standpipe_tree::ParseError| Error::bad_request(error.to_string()).with_cause(error);
     if *method == Method::PATCH {
         if bytes.trim_ascii() == b"null" {
             return Ok(Op::Set { location, rows: Rows::default() });
+        }
+        if deep {
+            let rows = parse_value(bytes, &limits).map_err(refused)?;
+            return Ok(Op::Overlay { base: path, rows });
         }
         let merge = parse_merge(bytes, &path, &limits).map_err(refused)?;
         return Ok(Op::Merge { base: path, writes: merge.writes });
@@ -267,7 +272,7 @@ fn is_priority(rows: &Rows) -> bool {
 fn written_json(change: Option<&Change>, pretty: bool) -> Vec<u8> {
     let Some(change) = change else { return b"null".to_vec() };
     match change.kind {
-        standpipe_tree::ChangeKind::Set => {
+        ChangeKind::Set | ChangeKind::Overlay => {
             let mut out = Vec::new();
             if let [write] = &change.writes[..] {
                 let mut stream = JsonStream::new(Format::Plain, pretty);
@@ -278,7 +283,7 @@ fn written_json(change: Option<&Change>, pretty: bool) -> Vec<u8> {
             }
             out
         }
-        standpipe_tree::ChangeKind::Merge => {
+        ChangeKind::Merge => {
             let mut out = vec![b'{'];
             for write in &change.writes {
                 if out.len() > 1 {

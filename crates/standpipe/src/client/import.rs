@@ -1,4 +1,4 @@
-//! Loading a JSON text of any length: a row at a time into updates of about 1 MiB, in flat memory.
+//! Loading a JSON text of any length: a row at a time into updates of about 4 MiB, in flat memory.
 //! What JSON means as rows is `standpipe_tree`'s; who takes the updates, a server or a folder, the
 //! target's.
 
@@ -7,15 +7,15 @@ use std::io::{BufReader, Read};
 use serde::Serialize;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use standpipe_tree::{
-    DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Leaf, ParseError, ParseLimits, Path, RowSink, STRING_BYTES_MAX, Stop,
-    is_priority_key, parse_stream, write_json_string,
+    Leaf, ParseError, ParseLimits, Path, RowSink, Rows, RowsBuilder, Stop, is_priority_key, parse_stream,
+    write_json_string,
 };
 
 use super::{Call, Target, Verb};
 use crate::exit::{Failure, Result};
 
 /// Size of an update: large enough that its commit does not matter, small enough to hold in memory.
-const UPDATE_BYTES: usize = 1 << 20;
+const UPDATE_BYTES: usize = 4 << 20;
 const READ_BYTES: usize = 256 << 10;
 
 /// What was loaded.
@@ -34,21 +34,23 @@ pub(crate) struct Loaded {
 /// # Errors
 /// The text is no JSON of the tree, or an update is refused. What was written before stays.
 pub(crate) fn load(source: &mut dyn Read, path: &str, merge: bool, target: &mut Target) -> Result<Loaded> {
-    let mut send = |verb, body: Vec<u8>| target.call(&Call::silent(verb, path, body), &mut std::io::sink());
     let base = Path::parse(path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
     if !merge {
-        send(Verb::Put, b"null".to_vec())?;
+        target.call(&Call::silent(Verb::Put, path, "null"), &mut std::io::sink())?;
     }
-    let limits = ParseLimits {
-        string_bytes_max: STRING_BYTES_MAX,
-        depth_left_max: DEPTH_MAX - base.depth(),
-        encoded_key_bytes_max: ENCODED_PATH_BYTES_MAX - base.encode().len(),
-        leaves_max: usize::MAX,
+    let limits = ParseLimits::below(&base);
+    let mut send = |update| match update {
+        Update::Values(rows) => target.overlay(&base, rows),
+        Update::Priorities(body) => target.call(&Call::silent(Verb::Patch, path, body), &mut std::io::sink()),
     };
     let mut updates = Updates::new(&base, &mut send);
     let parsed = parse_stream(BufReader::with_capacity(READ_BYTES, source), &mut updates, &limits);
     match (parsed, updates.failure.take()) {
-        (Ok(()), None) => updates.finish(),
+        (Ok(()), None) => {
+            let loaded = updates.finish()?;
+            target.settle()?;
+            Ok(loaded)
+        }
         (_, Some(failure)) => Err(failure),
         (Err(error), None) => Err(refused(&error)),
     }
@@ -58,65 +60,78 @@ fn refused(error: &ParseError) -> Failure {
     Failure::failed(error.to_string()).help("nothing after that place was loaded; mend the file and import it again")
 }
 
+/// What is written at once.
+#[derive(Debug)]
+enum Update {
+    /// Leaves to put.
+    Values(Rows),
+    /// A JSON object of priorities to set.
+    Priorities(Vec<u8>),
+}
+
 /// Collects rows into updates.
 struct Updates<'a> {
     /// The encoded target: rows count for the digest where they will be.
     base: Vec<u8>,
-    /// Members of the next update, each followed by a comma.
-    values: Vec<u8>,
-    /// Members of the update after it: a priority needs its node, and may not be in one update with
-    /// a leaf that bears it.
+    /// The leaves of the next update.
+    values: RowsBuilder,
+    /// Their bytes.
+    bytes: usize,
+    /// Members of the update after it, each followed by a comma: a priority needs its node.
     priorities: Vec<u8>,
     loaded: Loaded,
     digest: u128,
-    send: &'a mut dyn FnMut(Verb, Vec<u8>) -> Result<()>,
+    send: &'a mut dyn FnMut(Update) -> Result<()>,
     /// Why the parser was stopped.
     failure: Option<Failure>,
 }
 
 impl<'a> Updates<'a> {
-    fn new(base: &Path, send: &'a mut dyn FnMut(Verb, Vec<u8>) -> Result<()>) -> Self {
-        let (values, priorities) = (Vec::new(), Vec::new());
-        Self { base: base.encode(), values, priorities, loaded: Loaded::default(), digest: 0, send, failure: None }
+    fn new(base: &Path, send: &'a mut dyn FnMut(Update) -> Result<()>) -> Self {
+        Self {
+            base: base.encode(),
+            values: RowsBuilder::new(),
+            bytes: 0,
+            priorities: Vec::new(),
+            loaded: Loaded::default(),
+            digest: 0,
+            send,
+            failure: None,
+        }
     }
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        let is_priority = is_priority_key(key);
-        let node = if is_priority { &key[..key.len() - 1] } else { key };
-        let path = Path::decode(node).ok_or_else(|| Failure::failed("the parser made a key that is none"))?;
-        let leaf = Leaf::decode(value).ok_or_else(|| {
-            Failure::failed(format!("{path}: a server value (.sv) can't be imported"))
-                .help("write it with standpipe put or patch, or put a plain value in the file")
-        })?;
+        let Some(leaf) = Leaf::decode(value) else { return Err(server_value(key)) };
         self.digest = self.digest.wrapping_add(row_digest(&self.base, key, value));
-        if is_priority {
+        if is_priority_key(key) {
             self.loaded.priorities += 1;
+            let path = Path::decode(&key[..key.len() - 1]).unwrap_or_default();
             let name = if path.is_root() { ".priority".to_owned() } else { format!("{}/.priority", path.as_str()) };
             member(&name, leaf, &mut self.priorities);
         } else {
             self.loaded.values += 1;
-            if path.is_root() {
-                let mut json = Vec::new();
-                leaf.write_json(&mut json);
-                self.loaded.updates += 1;
-                return (self.send)(Verb::Put, json);
-            }
-            member(path.as_str(), leaf, &mut self.values);
+            self.values.push(key, value);
         }
-        if self.values.len() + self.priorities.len() >= UPDATE_BYTES {
+        self.bytes += key.len() + value.len();
+        if self.bytes >= UPDATE_BYTES {
             self.flush()?;
         }
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
-        for members in [&mut self.values, &mut self.priorities] {
-            if members.pop().is_some() {
-                let body = [b"{", &members[..], b"}"].concat();
-                members.clear();
-                self.loaded.updates += 1;
-                (self.send)(Verb::Patch, body)?;
-            }
+        self.bytes = 0;
+        let values = std::mem::replace(&mut self.values, RowsBuilder::new());
+        let rows = values.finish().map_err(|error| Failure::failed(error.to_string()))?;
+        if !rows.is_empty() {
+            self.loaded.updates += 1;
+            (self.send)(Update::Values(rows))?;
+        }
+        if self.priorities.pop().is_some() {
+            let body = [b"{", &self.priorities[..], b"}"].concat();
+            self.priorities.clear();
+            self.loaded.updates += 1;
+            (self.send)(Update::Priorities(body))?;
         }
         Ok(())
     }
@@ -125,6 +140,12 @@ impl<'a> Updates<'a> {
         self.flush()?;
         Ok(Loaded { digest: format!("{:032x}", self.digest), ..self.loaded })
     }
+}
+
+fn server_value(key: &[u8]) -> Failure {
+    let path = Path::decode(key).unwrap_or_default();
+    Failure::failed(format!("{path}: a server value (.sv) can't be imported"))
+        .help("write it with standpipe put or patch, or put a plain value in the file")
 }
 
 impl RowSink for Updates<'_> {
@@ -158,21 +179,24 @@ fn row_digest(base: &[u8], key: &[u8], value: &[u8]) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use standpipe_tree::{Format, to_json};
+
     use super::*;
 
     /// The requests that loading `text` below `/base` makes, and what it counts.
     fn requests(text: &str) -> Result<(Vec<String>, Loaded)> {
         let mut sent = Vec::new();
-        let mut send = |verb, body: Vec<u8>| {
-            sent.push(format!("{verb:?} {}", String::from_utf8(body).unwrap()));
+        let mut send = |update| {
+            sent.push(match update {
+                Update::Values(rows) => {
+                    let Ok(json) = to_json(&mut rows.cursor(), Format::Export);
+                    format!("values {}", String::from_utf8(json).unwrap())
+                }
+                Update::Priorities(body) => format!("priorities {}", String::from_utf8(body).unwrap()),
+            });
             Ok(())
         };
-        let limits = ParseLimits {
-            string_bytes_max: STRING_BYTES_MAX,
-            depth_left_max: DEPTH_MAX,
-            encoded_key_bytes_max: ENCODED_PATH_BYTES_MAX,
-            leaves_max: usize::MAX,
-        };
+        let limits = ParseLimits::below(&Path::root());
         let mut updates = Updates::new(&Path::parse("/base").unwrap(), &mut send);
         let parsed = parse_stream(text.as_bytes(), &mut updates, &limits);
         if let Some(failure) = updates.failure.take() {
@@ -189,9 +213,9 @@ mod tests {
 
     #[test]
     fn rows_become_updates() {
-        check(r#"{"a":{"b":1,"c":"x\"y"},"d":true}"#, &[r#"Patch {"a/b":1,"a/c":"x\"y","d":true}"#]);
-        check(r#"[10,null,"é"]"#, &[r#"Patch {"0":10,"2":"é"}"#]);
-        check("5.5", &["Put 5.5"]);
+        check(r#"{"a":{"b":1,"c":"x\"y"},"d":true}"#, &[r#"values {"a":{"b":1,"c":"x\"y"},"d":true}"#]);
+        check(r#"[10,null,"é"]"#, &[r#"values {"0":10,"2":"é"}"#]);
+        check("5.5", &["values 5.5"]);
         check("null", &[]);
         check("{}", &[]);
     }
@@ -200,18 +224,18 @@ mod tests {
     fn priorities_follow_their_nodes() {
         check(
             r#"{"a":{".value":1,".priority":2},"b":{".priority":"p","c":3}}"#,
-            &[r#"Patch {"a":1,"b/c":3}"#, r#"Patch {"a/.priority":2,"b/.priority":"p"}"#],
+            &[r#"values {"a":1,"b":{"c":3}}"#, r#"priorities {"a/.priority":2,"b/.priority":"p"}"#],
         );
-        check(r#"{".value":1,".priority":2}"#, &["Put 1", r#"Patch {".priority":2}"#]);
+        check(r#"{".value":1,".priority":2}"#, &["values 1", r#"priorities {".priority":2}"#]);
     }
 
     #[test]
     fn updates_are_bounded() {
-        let value = "v".repeat(1_000);
+        let value = "v".repeat(4_000);
         let members: Vec<String> = (0..3_000).map(|n| format!(r#""k{n:04}":"{value}""#)).collect();
         let (sent, loaded) = requests(&format!("{{{}}}", members.join(","))).unwrap();
         assert_eq!((sent.len(), loaded.values, loaded.updates), (3, 3_000, 3));
-        assert!(sent.iter().all(|update| update.len() < UPDATE_BYTES + 2_000));
+        assert!(sent.iter().all(|update| update.len() < UPDATE_BYTES + 100_000));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::io::Write;
 
 pub(crate) use http::Client;
 
+use standpipe_tree::{Format, Path, Rows, to_json};
+
 use crate::cli::TargetArgs;
 use crate::exit::Result;
 use crate::local::Folder;
@@ -76,6 +78,34 @@ impl Target {
         match self {
             Self::Url(client) => client.call(call, out),
             Self::Data(folder) => folder.call(call, out),
+        }
+    }
+
+    /// Puts leaves below `base` and removes nothing but what they replace. A folder may still be
+    /// writing when this returns: [`Target::settle`] waits for it.
+    ///
+    /// # Errors
+    /// As [`Target::call`], also for an earlier overlay.
+    pub(crate) fn overlay(&mut self, base: &Path, rows: Rows) -> Result<()> {
+        match self {
+            Self::Url(client) => {
+                let Ok(json) = to_json(&mut rows.cursor(), Format::Export);
+                let mut call = Call::silent(Verb::Patch, base.to_string(), json);
+                call.query.push(("deep", "true".into()));
+                client.call(&call, &mut std::io::sink())
+            }
+            Self::Data(folder) => folder.overlay(base, rows),
+        }
+    }
+
+    /// Waits until all overlays are written.
+    ///
+    /// # Errors
+    /// The first that was refused.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        match self {
+            Self::Url(_) => Ok(()),
+            Self::Data(folder) => folder.settle(),
         }
     }
 }
