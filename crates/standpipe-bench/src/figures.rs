@@ -4,6 +4,10 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use anyhow::Result;
+
+use crate::Pace;
+
 /// What a ratio or figure should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bar {
@@ -88,4 +92,32 @@ impl Load {
             p99: total(|round| round.p99) / count,
         }
     }
+}
+
+/// A side of a comparison: its name, and how it bears load for some seconds.
+pub(crate) struct Turn<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) bear: Box<dyn FnMut(u32) -> Result<Load> + 'a>,
+}
+
+/// Lets the sides take turns, after a second each that is not counted, prints every round, and
+/// returns the sum of each side.
+///
+/// # Errors
+/// A side fails.
+pub(crate) fn compare(mut sides: Vec<Turn<'_>>, pace: Pace) -> Result<Vec<Load>> {
+    for side in &mut sides {
+        (side.bear)(1)?;
+    }
+    let mut rounds = vec![Vec::new(); sides.len()];
+    for round in 1..=pace.rounds {
+        for (side, loads) in sides.iter_mut().zip(&mut rounds) {
+            let load = (side.bear)(pace.seconds)?;
+            load.print(side.name, round);
+            loads.push(load);
+        }
+    }
+    let sums: Vec<_> = rounds.iter().map(|loads| Load::sum(loads)).collect();
+    sides.iter().zip(&sums).for_each(|(side, sum)| sum.print(side.name, "all"));
+    Ok(sums)
 }

@@ -4,9 +4,9 @@
 use anyhow::{Result, ensure};
 use standpipe_testkit::http::{Response, request};
 
-use crate::figures::{Bar, missing, ratio};
+use crate::figures::{Bar, compare, missing, ratio};
 use crate::process::Server;
-use crate::wrk::{self, Script};
+use crate::wrk::{self, Script, turn};
 use crate::{Pace, nginx, scratch};
 
 const PATH: &str = "/bench/v.json";
@@ -39,7 +39,7 @@ fn throughput(ours: &Server, got: &Response, pace: Pace) -> Result<()> {
     let headers: Vec<_> = headers.map(|(name, value)| format!("{name}: {value}")).collect();
     let bare = Server::bare_hyper(VALUE, &headers)?;
     let script = Script { path: PATH, lua: "" };
-    let loads = wrk::compare(&[(ours, script), (&bare, script)], 50, pace)?;
+    let loads = compare(vec![turn(ours, script, 50), turn(&bare, script, 50)], pace)?;
     ratio("requests/s, standpipe / bare hyper", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.8));
     ratio("CPU per request, standpipe / bare hyper", loads[0].cpu_us(), loads[1].cpu_us(), Bar::AtMost(1.3));
     Ok(())
@@ -54,7 +54,7 @@ fn latency(ours: &Server, dir: &std::path::Path, pace: Pace) -> Result<()> {
     let get = |path| Script { path, lua: "" };
     for (what, path) in [("a file", "/v.json"), ("`return 200`", "/return")] {
         println!("nginx serves {what}:");
-        let loads = wrk::compare(&[(ours, get(PATH)), (&nginx, get(path))], 1_000, pace)?;
+        let loads = compare(vec![turn(ours, get(PATH), 1_000), turn(&nginx, get(path), 1_000)], pace)?;
         let [ours, theirs] = [loads[0].p99, loads[1].p99].map(|p99| p99.as_secs_f64());
         ratio(&format!("p99, standpipe / nginx, {what}"), ours, theirs, Bar::AtMost(1.3));
     }

@@ -63,7 +63,7 @@ pub(crate) fn import(file: &Path, data: &Path) -> Result<u64> {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         peak = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(peak);
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
     }
     Ok(peak)
 }

@@ -133,7 +133,9 @@ impl Server {
     /// It does not get ready.
     pub(crate) fn standpipe(data: &Path) -> Result<Self> {
         let mut command = standpipe()?;
-        command.args(["dev", "--listen", "127.0.0.1:0", "-q", "--data"]).arg(data).stdout(Stdio::piped());
+        command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(data).stdout(Stdio::piped());
+        // What it says to its user is no figure; a failed start shows when it is run by hand.
+        command.stderr(Stdio::null());
         Self::announced("standpipe", command)
     }
 

@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 use heed::types::{Bytes, Str};
 use heed::{Database, Env, EnvOpenOptions};
 
-use crate::figures::{Bar, Load, missing, ratio};
+use crate::figures::{Bar, Load, Turn, compare, missing, ratio};
 use crate::process::{Server, Side, free_address, installed, pin};
 use crate::wrk::{self, Script};
 use crate::{Pace, scratch};
@@ -33,17 +33,25 @@ pub(crate) fn run(pace: Pace) -> Result<()> {
     let ours = Server::standpipe(&dir.path().join("data"))?;
     let etcd = etcd(&dir.path().join("etcd"))?;
     let put = Script { path: "/", lua: include_str!("put_standpipe.lua") };
-    let mut sides = vec![(&ours, put)];
+    let bare = dir.path().join("bare");
+    std::fs::create_dir(&bare)?;
+    let bare = open(&bare)?;
+    let mut sides = vec![
+        wrk::turn(&ours, put, CONNECTIONS),
+        Turn { name: "bare LMDB", bear: Box::new(|seconds| bare_lmdb(&bare, seconds)) },
+    ];
     match &etcd {
-        Some(etcd) => sides.push((etcd, Script { path: "/", lua: include_str!("put_etcd.lua") })),
+        Some(etcd) => {
+            let put = Script { path: "/", lua: include_str!("put_etcd.lua") };
+            sides.push(wrk::turn(etcd, put, CONNECTIONS));
+        }
         None => missing("etcd", "apt-get install etcd-server"),
     }
-    let loads = wrk::compare(&sides, CONNECTIONS, pace)?;
-    let bare = bare_lmdb(dir.path(), pace)?;
-    if let Some(theirs) = loads.get(1) {
-        ratio("writes/s, standpipe / etcd", loads[0].rate(), theirs.rate(), Bar::AtLeast(3.0));
+    let loads = compare(sides, pace)?;
+    ratio("writes/s, standpipe / bare LMDB", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.7));
+    if let Some(etcd) = loads.get(2) {
+        ratio("writes/s, standpipe / etcd", loads[0].rate(), etcd.rate(), Bar::AtLeast(3.0));
     }
-    ratio("writes/s, standpipe / bare LMDB", loads[0].rate(), bare, Bar::AtLeast(0.7));
     Ok(())
 }
 
@@ -66,29 +74,23 @@ struct Write {
     committed: SyncSender<()>,
 }
 
-/// Writes per second of the bare loop: the writer on the server's core, its feeders on the other.
-fn bare_lmdb(dir: &Path, pace: Pace) -> Result<f64> {
-    let path = dir.join("bare");
-    std::fs::create_dir(&path)?;
-    let env = open(&path)?;
-    let time = Duration::from_secs((pace.rounds * pace.seconds).into());
+/// The bare loop: the writer on the server's core, its feeders on the other. Its processor time
+/// and latency are not measured.
+fn bare_lmdb(env: &Env, seconds: u32) -> Result<Load> {
     let (number, done, start) = (AtomicU64::new(0), AtomicBool::new(false), Instant::now());
     let (sender, waiting) = sync_channel(CONNECTIONS as usize);
-    let commits = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write(&env, waiting));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write(env, waiting));
         for _ in 0..CONNECTIONS {
             let sender = sender.clone();
             scope.spawn(|| feed(sender, &number, &done));
         }
         drop(sender);
-        std::thread::park_timeout(time);
+        std::thread::park_timeout(Duration::from_secs(seconds.into()));
         done.store(true, Ordering::Relaxed);
         writer.join().map_err(|_| anyhow!("the writer panicked"))?
     })?;
-    let (requests, time) = (number.into_inner(), start.elapsed());
-    let load = Load { requests, time, ..Load::default() };
-    println!("{:>24} {:>5}: {:>9.0} writes/s in {commits} commits", "bare LMDB", "all", load.rate());
-    Ok(load.rate())
+    Ok(Load { requests: number.into_inner(), time: start.elapsed(), ..Load::default() })
 }
 
 #[expect(unsafe_code, reason = "LMDB maps a file")]
@@ -97,13 +99,12 @@ fn open(path: &Path) -> Result<Env> {
     Ok(unsafe { EnvOpenOptions::new().map_size(4 << 30).open(path)? })
 }
 
-/// Commits what waits, synced, until the feeders are gone. Returns how many commits that took.
-fn write(env: &Env, waiting: Receiver<Write>) -> Result<u64> {
+/// Commits what waits, synced, until the feeders are gone.
+fn write(env: &Env, waiting: Receiver<Write>) -> Result<()> {
     pin(Side::Server)?;
     let mut txn = env.write_txn()?;
     let values: Database<Str, Bytes> = env.create_database(&mut txn, None)?;
     txn.commit()?;
-    let mut commits = 0;
     while let Ok(first) = waiting.recv() {
         let mut txn = env.write_txn()?;
         let mut group = vec![first];
@@ -112,13 +113,12 @@ fn write(env: &Env, waiting: Receiver<Write>) -> Result<u64> {
             values.put(&mut txn, &write.key, write.value.as_bytes())?;
         }
         txn.commit()?;
-        commits += 1;
         for write in group {
             // The feeder waits for it.
             let _ = write.committed.send(());
         }
     }
-    Ok(commits)
+    Ok(())
 }
 
 fn feed(sender: SyncSender<Write>, number: &AtomicU64, done: &AtomicBool) {

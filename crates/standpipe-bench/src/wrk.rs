@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::figures::Load;
+use crate::figures::{Load, Turn};
 use crate::process::{Server, installed};
 
 /// How to get it.
@@ -25,11 +25,9 @@ pub(crate) fn is_installed() -> bool {
     installed("wrk").is_some()
 }
 
-/// Puts load on `server` for `seconds`.
-///
-/// # Errors
-/// A request failed: figures with failures say nothing.
-pub(crate) fn load(server: &Server, script: Script, connections: u32, seconds: u32) -> Result<Load> {
+/// Puts load on `server` for `seconds`. A request that fails is an error: figures with failures say
+/// nothing.
+fn load(server: &Server, script: Script, connections: u32, seconds: u32) -> Result<Load> {
     let mut file = tempfile::NamedTempFile::with_suffix(".lua")?;
     std::io::Write::write_all(&mut file, [script.lua, include_str!("report.lua")].concat().as_bytes())?;
     let mut command = Command::new("wrk");
@@ -49,24 +47,7 @@ pub(crate) fn load(server: &Server, script: Script, connections: u32, seconds: u
     Ok(Load { requests, time: micros(time), cpu, p50: micros(p50), p99: micros(p99) })
 }
 
-/// Puts load on the sides in turns, after a second each that is not counted, prints every round,
-/// and returns the sum of each side.
-///
-/// # Errors
-/// As [`load`].
-pub(crate) fn compare(sides: &[(&Server, Script)], connections: u32, pace: crate::Pace) -> Result<Vec<Load>> {
-    let mut rounds = vec![Vec::new(); sides.len()];
-    for (server, script) in sides {
-        load(server, *script, connections, 1)?;
-    }
-    for round in 1..=pace.rounds {
-        for ((server, script), loads) in sides.iter().zip(&mut rounds) {
-            let load = load(server, *script, connections, pace.seconds)?;
-            load.print(server.name, round);
-            loads.push(load);
-        }
-    }
-    let sums: Vec<_> = rounds.iter().map(|loads| Load::sum(loads)).collect();
-    sides.iter().zip(&sums).for_each(|((server, _), sum)| sum.print(server.name, "all"));
-    Ok(sums)
+/// [`load`] as a side of a comparison.
+pub(crate) fn turn(server: &Server, script: Script, connections: u32) -> Turn<'_> {
+    Turn { name: server.name, bear: Box::new(move |seconds| load(server, script, connections, seconds)) }
 }
