@@ -250,3 +250,77 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(queued_at: Instant) -> Job {
+        let start_by = queued_at + Duration::from_millis(10);
+        let deadline = Deadline::at(queued_at + Duration::from_millis(20));
+        Job { queued_at, start_by, deadline, run: Box::new(drop) }
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_does_not_start_the_job() {
+        let now = Instant::now();
+        let check = |ms, expected| assert_eq!(job(now).late(now + Duration::from_millis(ms)), expected, "{ms} ms");
+        check(9, None);
+        check(10, Some(JobError::QueueWait));
+        check(19, Some(JobError::QueueWait));
+        check(20, Some(JobError::Deadline));
+    }
+
+    fn state(workers: usize, idle: usize, starting: usize, jobs: usize) -> State {
+        let mut state = State { workers, idle, starting, ..State::default() };
+        for _ in 0..jobs {
+            let bounds = Bounds { jobs: 100, bytes: 100 };
+            assert!(state.queue.push(Class::Read, 1, 1, job(Instant::now()), bounds).is_ok());
+        }
+        state
+    }
+
+    #[test]
+    fn a_worker_is_created_when_it_would_help_and_is_allowed() {
+        let limits = Limits { workers_min: 2, workers_max: 4, ..Limits::default() };
+        // Whether one is created for a fresh job, and for one that has waited.
+        let check = |make: fn() -> State, fresh: bool, waited: bool| {
+            let told = [false, true].map(|waited| make().reserve_worker(&limits, waited));
+            assert_eq!(told, [fresh, waited]);
+        };
+        check(|| state(0, 0, 0, 1), true, true);
+        check(|| state(0, 0, 0, 0), false, false);
+        check(|| state(1, 1, 0, 1), false, false);
+        check(|| state(1, 1, 0, 2), true, false);
+        check(|| state(1, 0, 1, 1), false, false);
+        check(|| state(1, 0, 1, 2), true, false);
+        check(|| state(2, 0, 0, 9), false, true);
+        check(|| state(3, 0, 1, 9), false, false);
+        check(|| state(4, 0, 0, 9), false, false);
+        check(|| State { stopping: true, ..state(0, 0, 0, 1) }, false, false);
+    }
+
+    #[tokio::test]
+    async fn only_a_job_that_still_waits_creates_a_worker() {
+        let limits = Limits { workers_min: 1, workers_max: 2, ..Limits::default() };
+        let bench = crate::tests::Bench::new(limits);
+        let (pool, gate) = (&bench.core.pool, crate::tests::Gate::new());
+        let submit = || {
+            let gate = gate.clone();
+            let run = Box::new(move |_: Go| gate.pass());
+            let far = Instant::now() + Duration::from_secs(60);
+            let job = Job { queued_at: Instant::now(), start_by: far, deadline: Deadline::at(far), run };
+            pool.submit(Class::Read, 1, 1, job).unwrap()
+        };
+        let created = || bench.core.metrics.snapshot().workers_created;
+        let started = submit();
+        crate::tests::until("it is started", || gate.entered() == 1).await;
+        let waiting = submit();
+        pool.grow_for(started);
+        assert_eq!(created(), 1);
+        pool.grow_for(waiting);
+        assert_eq!(created(), 2);
+        gate.release(2);
+        bench.end().await;
+    }
+}

@@ -233,6 +233,19 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_has_saved_up_no_turns() {
+        let mut queue = FairQueue::default();
+        let arrive = |queue: &mut FairQueue<u64>, session| {
+            (0..100).for_each(|_| assert!(queue.push(Class::Read, session, 1 << 16, session, WIDE).is_ok()));
+        };
+        arrive(&mut queue, 1);
+        (0..50).for_each(|_| assert_eq!(queue.pop(), Some(1)));
+        arrive(&mut queue, 2);
+        let turns: Vec<_> = (0..6).filter_map(|_| queue.pop()).collect();
+        assert_eq!(turns, [2, 1, 2, 1, 2, 1]);
+    }
+
+    #[test]
     fn classes_share_by_weight_and_none_starves() {
         let mut queue = FairQueue::default();
         for class in Class::ALL {

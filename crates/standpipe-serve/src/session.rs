@@ -337,3 +337,20 @@ impl Session {
         size_of::<Inner>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::Bench;
+
+    #[tokio::test]
+    async fn a_caller_that_left_between_queue_and_worker_starts_nothing() {
+        let bench = Bench::new(Limits::default());
+        let session = bench.session();
+        let (run, answer) = session.queueable(Class::Read, || panic!("started"));
+        drop::<Receiver<Result<(), JobError>>>(answer);
+        run(Ok(Duration::ZERO));
+        assert_eq!(bench.core.metrics.snapshot().jobs_panicked, 0);
+        bench.end().await;
+    }
+}

@@ -24,7 +24,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Waits until `holds`, with a limit.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let ticks = async {
         let mut tick = tokio::time::interval(Duration::from_millis(1));
         while !holds() {
@@ -35,23 +35,23 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A core without event loops, and sessions on it.
-struct Bench {
-    core: Arc<Core>,
+pub(crate) struct Bench {
+    pub(crate) core: Arc<Core>,
 }
 
 impl Bench {
-    fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         limits.check().unwrap();
         Self { core: Core::new(Arc::new(ArcSwap::from_pointee(limits))) }
     }
 
-    fn session(&self) -> Session {
+    pub(crate) fn session(&self) -> Session {
         let door = self.core.metrics.door("bench");
         let origin = Origin { session: self.core.next_session(), peer: Peer::Local, door: "bench" };
         Session::new(self.core.clone(), door, origin)
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.core.pool.stop();
         assert!(self.core.pool.join(LIMIT).await, "a worker is stuck");
     }
@@ -59,29 +59,29 @@ impl Bench {
 
 /// Holds jobs back until told; jobs wait in it, as they would in LMDB.
 #[derive(Clone)]
-struct Gate {
+pub(crate) struct Gate {
     entered: Arc<AtomicUsize>,
     open: mpsc::SyncSender<()>,
     wait: Arc<parking_lot::Mutex<mpsc::Receiver<()>>>,
 }
 
 impl Gate {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (open, wait) = mpsc::sync_channel(1_000);
         Self { entered: Arc::default(), open, wait: Arc::new(parking_lot::Mutex::new(wait)) }
     }
 
     /// For a job: waits for a turn of [`Gate::release`].
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         self.entered.fetch_add(1, Ordering::SeqCst);
         self.wait.lock().recv_timeout(LIMIT).expect("the test releases what it holds");
     }
 
-    fn entered(&self) -> usize {
+    pub(crate) fn entered(&self) -> usize {
         self.entered.load(Ordering::SeqCst)
     }
 
-    fn release(&self, count: usize) {
+    pub(crate) fn release(&self, count: usize) {
         (0..count).for_each(|_| self.open.send(()).unwrap());
     }
 }
