@@ -221,3 +221,84 @@ fn read_path(rest: &mut &[u8]) -> Option<Path> {
     let len = varint::read(rest)?;
     Path::parse(std::str::from_utf8(varint::take(rest, len)?).ok()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{parse_merge, parse_value, tests::LIMITS};
+
+    fn set(at: &str, json: &str) -> Change {
+        let location = Location::parse(at).unwrap();
+        let rows = parse_value(json.as_bytes(), &LIMITS).unwrap();
+        Change { kind: ChangeKind::Set, base: location.path().clone(), writes: vec![Write { location, rows }] }
+    }
+
+    fn merge(at: &str, json: &str) -> Change {
+        let base = Path::parse(at).unwrap();
+        let merge = parse_merge(json.as_bytes(), &base, &LIMITS).unwrap();
+        let writes = merge.writes.into_iter().map(|(location, rows)| Write { location, rows }).collect();
+        Change { kind: ChangeKind::Merge, base, writes }
+    }
+
+    fn check(change: &Change, at: &str, format: Format, expected: &str) {
+        let at = Path::parse(at).unwrap();
+        let event = change.event(&at, format).map_or_else(String::new, |event| {
+            format!("{:?} {} {}", event.kind, event.path, String::from_utf8(event.data).unwrap())
+        });
+        assert_eq!(event, expected, "{change:?} at {at}");
+        assert!(event.is_empty() || change.touches(&at));
+    }
+
+    #[test]
+    fn sets() {
+        let change = set("a/b", r#"{"c":{"d":[5]},"e":{".value":1,".priority":2}}"#);
+        for (at, expected) in [
+            ("", r#"Put /a/b {"c":{"d":[5]},"e":1}"#),
+            ("a", r#"Put /b {"c":{"d":[5]},"e":1}"#),
+            ("a/b", r#"Put / {"c":{"d":[5]},"e":1}"#),
+            ("a/b/c", r#"Put / {"d":[5]}"#),
+            ("a/b/e", "Put / 1"),
+            ("a/b/e/below-a-leaf", "Put / null"),
+            ("a/b/x", "Put / null"),
+            ("a/bc", ""),
+            ("x", ""),
+        ] {
+            check(&change, at, Format::Plain, expected);
+        }
+        check(&change, "a/b/e", Format::Export, r#"Put / {".value":1,".priority":2}"#);
+        check(&set("a", "null"), "", Format::Plain, "Put /a null");
+    }
+
+    #[test]
+    fn merges() {
+        let change = merge("a", r#"{"b/x":1,"b/y":null,"c":[{"z":2}]}"#);
+        for (at, expected) in [
+            ("", r#"Patch /a {"b/x":1,"b/y":null,"c":[{"z":2}]}"#),
+            ("a", r#"Patch / {"b/x":1,"b/y":null,"c":[{"z":2}]}"#),
+            ("a/b", r#"Patch / {"x":1,"y":null}"#),
+            ("a/b/x", "Put / 1"),
+            ("a/c", r#"Put / [{"z":2}]"#),
+            ("a/c/0/z", "Put / 2"),
+            ("a/d", ""),
+        ] {
+            check(&change, at, Format::Plain, expected);
+        }
+        check(&merge("a", r#"{"b/c/d":1,"e":2}"#), "a/b", Format::Plain, "Put /c/d 1");
+        check(&merge("", r#"{"a/b":1}"#), "", Format::Plain, r#"Patch / {"a/b":1}"#);
+        check(&merge("", "{}"), "", Format::Plain, "");
+    }
+
+    #[test]
+    fn priorities() {
+        let change = set("a/.priority", "3");
+        check(&change, "", Format::Plain, "");
+        check(&change, "", Format::Export, "Put /a/.priority 3");
+        check(&change, "a", Format::Export, "Put /.priority 3");
+        check(&change, "a/b", Format::Export, "");
+        let change = merge("a", r#"{".priority":1,"b":2,"c/.priority":null}"#);
+        check(&change, "", Format::Plain, r#"Patch /a {"b":2}"#);
+        check(&change, "a", Format::Export, r#"Patch / {".priority":1,"b":2,"c/.priority":null}"#);
+        check(&change, "a/c", Format::Plain, "");
+        check(&change, "a/c", Format::Export, "Put /.priority null");
+    }
+}

@@ -360,7 +360,7 @@ impl JsonStream {
 
 /// The whole subtree of `cursor` as JSON text.
 pub fn to_json<'a, C: RowCursor<'a>>(cursor: &mut C, format: Format) -> Result<Vec<u8>, C::Error> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(256);
     JsonStream::new(format, false).fill(cursor, &mut out, usize::MAX)?;
     Ok(out)
 }
@@ -477,4 +477,96 @@ fn write_escape(byte: u8, out: &mut Vec<u8>) {
         }
     };
     out.extend_from_slice(&[b'\\', short]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{parse_value, tests::LIMITS};
+
+    fn check(stream: JsonStream, json: &str, expected: &str) {
+        let rows = parse_value(json.as_bytes(), &LIMITS).unwrap();
+        let (mut stream, mut out) = (stream, Vec::new());
+        while stream.fill(&mut rows.cursor(), &mut out, 1).unwrap() == Progress::More {}
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "{json}");
+    }
+
+    #[test]
+    fn plain() {
+        for (json, expected) in [
+            ("null", "null"),
+            (r#"{".value":1,".priority":2}"#, "1"),
+            (r#"{"a":{".value":1,".priority":2},".priority":3}"#, r#"{"a":1}"#),
+            // The examples of firebase-rtdb.md §3.2.
+            (r#"{"0":"a","1":"b","3":"d"}"#, r#"["a","b",null,"d"]"#),
+            (r#"{"0":"a","9":"b"}"#, r#"{"0":"a","9":"b"}"#),
+            (r#"{"1":"a","2":"b"}"#, r#"[null,"a","b"]"#),
+            (r#"{"0":1}"#, "[1]"),
+            (r#"{"1":1}"#, "[null,1]"),
+            (r#"{"2":1}"#, r#"{"2":1}"#),
+            (r#"{"0":1,"a":2}"#, r#"{"0":1,"a":2}"#),
+            (r#"{"-1":0,"0":1,"1":2}"#, r#"{"-1":0,"0":1,"1":2}"#),
+            (r#"{"0":1,"01":2,"1":3}"#, r#"{"0":1,"1":3,"01":2}"#),
+            (r#"{"0":1,"2147483648":2}"#, r#"{"0":1,"2147483648":2}"#),
+            (r#"[[1,[2]],{"x":[]},{"y":{"1":{"0":3}}}]"#, r#"[[1,[2]],null,{"y":[null,[3]]}]"#),
+            (r#"[{".value":1,".priority":1},{"0":1,".priority":1}]"#, "[1,[1]]"),
+            (
+                "{\"é\\\"\":\"\\u0001\\b\\f\\n\\r\\t\\\\/\u{2028}\"}",
+                "{\"é\\\"\":\"\\u0001\\b\\f\\n\\r\\t\\\\/\u{2028}\"}",
+            ),
+        ] {
+            check(JsonStream::new(Format::Plain, false), json, expected);
+        }
+    }
+
+    #[test]
+    fn export() {
+        for (json, expected) in [
+            ("[1,2]", r#"{"0":1,"1":2}"#),
+            (r#"{".value":1,".priority":2}"#, r#"{".value":1,".priority":2}"#),
+            (r#"{"a":{"b":1,".priority":"x"},".priority":0}"#, r#"{".priority":0,"a":{".priority":"x","b":1}}"#),
+        ] {
+            check(JsonStream::new(Format::Export, false), json, expected);
+        }
+    }
+
+    #[test]
+    fn pretty() {
+        let json = r#"{"a":{"b":1,"c":[1,null,{"d":true}]},"e":"x"}"#;
+        let expected = serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(json).unwrap()).unwrap();
+        check(JsonStream::new(Format::Plain, true), json, &expected);
+        check(
+            JsonStream::new(Format::Export, true),
+            r#"{"a":{".value":1,".priority":2}}"#,
+            "{\n  \"a\": {\n    \".value\": 1,\n    \".priority\": 2\n  }\n}",
+        );
+    }
+
+    #[test]
+    fn children() {
+        let stream =
+            |keys: &[&str]| JsonStream::children(Format::Plain, false, keys.iter().map(|&key| key.into()).collect());
+        let json = r#"{"a":[1],"0":2,"b":{"c":{"d":3}},".priority":1}"#;
+        check(stream(&["b", "x", "0", "a"]), json, r#"{"b":{"c":{"d":3}},"0":2,"a":[1]}"#);
+        check(stream(&["0"]), json, r#"{"0":2}"#);
+        check(stream(&[]), json, "{}");
+        check(stream(&["x"]), json, "{}");
+        check(stream(&["a"]), "1", "null");
+        check(stream(&["a"]), "null", "null");
+    }
+
+    #[test]
+    fn shallow() {
+        let stream = |after: Option<&str>, limit| {
+            JsonStream::shallow(false, ShallowRange { after: after.map(Box::from), limit })
+        };
+        let json = r#"{"a":[1,2],"10":2,"9":{".value":1,".priority":1},"b":{"c":{"d":3}},".priority":1}"#;
+        check(stream(None, None), json, r#"{"9":true,"10":true,"a":true,"b":true}"#);
+        check(stream(None, Some(2)), json, r#"{"9":true,"10":true}"#);
+        check(stream(Some("10"), Some(1)), json, r#"{"a":true}"#);
+        check(stream(Some("b"), None), json, "{}");
+        check(stream(None, None), r#"{".value":1,".priority":1}"#, "1");
+        check(stream(Some("x"), Some(1)), "\"s\"", "\"s\"");
+        check(stream(None, None), "null", "null");
+    }
 }

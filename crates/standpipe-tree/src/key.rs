@@ -256,3 +256,122 @@ fn after_segments(key: &[u8]) -> &[u8] {
     }
     rest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_the_specification() {
+        let ordered = [
+            "-2147483648",
+            "-5",
+            "-05",
+            "0",
+            "00",
+            "-0",
+            "000",
+            "2",
+            "7",
+            "07",
+            "007",
+            "10",
+            "2147483647",
+            "",
+            "!",
+            "-",
+            "-2147483649",
+            "2147483648",
+            "99999999999",
+            "A",
+            "_",
+            "a",
+            "a b",
+            "ab",
+            "é",
+            "\u{D7FF}",
+            "😀",
+            "\u{10FFFF}",
+            "\u{E000}",
+            "～",
+            "\u{FFFF}",
+        ];
+        let encoded = ordered.map(|key| {
+            let mut out = Vec::new();
+            encode_key(key, &mut out);
+            out
+        });
+        for (i, a) in ordered.iter().enumerate() {
+            for (j, b) in ordered.iter().enumerate() {
+                assert_eq!(compare_keys(a, b), i.cmp(&j), "{a:?} {b:?}");
+                assert_eq!(encoded[i].cmp(&encoded[j]), i.cmp(&j), "{a:?} {b:?}");
+            }
+        }
+    }
+
+    fn check(key: &str, expected: Option<KeyError>) {
+        assert_eq!(check_key(key).err(), expected, "{key:?}");
+    }
+
+    #[test]
+    fn keys_that_are_refused() {
+        check("", Some(KeyError::Empty));
+        for character in ".$#[]/\0\n\u{1F}\u{7F}".chars() {
+            check(&format!("a{character}b"), Some(KeyError::Character(character)));
+        }
+        for key in [" ", "__proto__", "\"\\", "\u{80}", "😀"] {
+            check(key, None);
+        }
+        check(&"é".repeat(384), None);
+        check(&"é".repeat(385), Some(KeyError::TooLong { bytes: 770 }));
+    }
+
+    fn check_integer(key: &str, expected: Option<i32>) {
+        assert_eq!(integer_key(key), expected, "{key:?}");
+    }
+
+    #[test]
+    fn integer_like_keys() {
+        for (key, value) in [("0", 0), ("-0", 0), ("007", 7), ("-2147483648", i32::MIN), ("2147483647", i32::MAX)] {
+            check_integer(key, Some(value));
+        }
+        check_integer(&format!("{}5", "0".repeat(700)), Some(5));
+        for key in ["", "-", "--1", "+1", "1a", " 1", "1.0", "2147483648", "-2147483649", "12345678901", "٣"] {
+            check_integer(key, None);
+        }
+    }
+
+    #[test]
+    fn corrupt_segments() {
+        for bytes in [
+            &b""[..],
+            b"\0",
+            b"\x01\x80\0\0\0\0",
+            b"\x01\x80\0\0\0\0\0",         // no digits
+            b"\x01\x80\0\0\x0A\0\x02",     // one digit for ten
+            b"\x01\x7F\xFF\xFF\xFF\0\x04", // a negative number without sign
+            b"\x01\x80\0\0\x01\0\x05",     // a positive one with
+            b"\x01\x80\0\0\0\xFF\xFE",     // a text longer than any key
+            b"\x02abc",
+            b"\x02\xFF\0",
+            b"\x02\xED\xA0\xBD\0",             // half a pair of surrogates
+            b"\x02\xED\xB8\x80\xED\xA0\xBD\0", // the wrong way round
+            b"\x03a\0",
+        ] {
+            assert_eq!(decode_key(bytes, &mut String::new()), None, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn array_indexes() {
+        for (key, expected) in [("0", Some(0)), ("10", Some(10)), ("-0", None), ("00", None), ("-1", None), ("a", None)]
+        {
+            let mut segment = Vec::new();
+            encode_key(key, &mut segment);
+            assert_eq!(array_index(&segment), expected, "{key}");
+            assert!(!is_priority_key(&segment));
+            segment.push(PRIORITY);
+            assert!(is_priority_key(&segment));
+        }
+    }
+}

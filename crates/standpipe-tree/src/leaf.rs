@@ -157,3 +157,56 @@ impl From<Leaf<'_>> for OwnedLeaf {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_values() {
+        let ordered = [
+            &[Leaf::Bool(false)][..],
+            &[Leaf::Bool(true)],
+            &[Leaf::Int(i64::MIN)],
+            &[Leaf::Double(-0.5)],
+            &[Leaf::Int(0), Leaf::Double(-0.0), Leaf::Double(0.0)],
+            &[Leaf::Int(9_007_199_254_740_992), Leaf::Int(9_007_199_254_740_993)],
+            &[Leaf::Double(1e300)],
+            &[Leaf::Str("")],
+            &[Leaf::Str("10")],
+            &[Leaf::Str("9")],
+            &[Leaf::Str("😀")],
+            &[Leaf::Str("\u{E000}")],
+        ];
+        for (i, class) in ordered.iter().enumerate() {
+            for (j, other) in ordered.iter().enumerate() {
+                for (a, b) in class.iter().flat_map(|a| other.iter().map(move |b| (a, b))) {
+                    assert_eq!(a.compare(b), i.cmp(&j), "{a:?} {b:?}");
+                }
+            }
+        }
+    }
+
+    fn check(leaf: Leaf<'_>) {
+        let mut bytes = Vec::new();
+        leaf.encode(&mut bytes);
+        assert_eq!(Leaf::decode(&bytes), Some(leaf));
+        assert_eq!(OwnedLeaf::decode(&bytes).unwrap().as_leaf(), leaf);
+        if !matches!(leaf, Leaf::Str(_)) {
+            bytes.push(0);
+            assert_eq!(Leaf::decode(&bytes), None, "{leaf:?} and more");
+        }
+    }
+
+    #[test]
+    fn leaves_read_back() {
+        for leaf in
+            [Leaf::Bool(true), Leaf::Bool(false), Leaf::Int(-1), Leaf::Double(0.1), Leaf::Str(""), Leaf::Str("é")]
+        {
+            check(leaf);
+        }
+        for bytes in [&b""[..], b"\x02\0", b"\x03", b"\x04\xFF", b"\x05", &[TIMESTAMP], &[INCREMENT, INT]] {
+            assert_eq!(Leaf::decode(bytes), None, "{bytes:?}");
+        }
+    }
+}

@@ -265,3 +265,70 @@ impl fmt::Display for Location {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &str) {
+        let shown = Location::parse(text).map_or_else(|error| error.to_string(), |location| location.to_string());
+        assert_eq!(shown, expected, "{text:?}");
+    }
+
+    #[test]
+    fn locations() {
+        for (text, expected) in [
+            ("", "/"),
+            ("/", "/"),
+            ("//c//y", "/c/y"),
+            ("b/", "/b"),
+            ("/a/x", "/a/x"),
+            (".priority", "/.priority"),
+            ("/.priority/", "/.priority"),
+            ("a//.priority", "/a/.priority"),
+            ("a/.info", "bad path: a key must not contain '.': none of . $ # [ ] / nor control characters are allowed"),
+            (
+                ".priority/a",
+                "bad path: a key must not contain '.': none of . $ # [ ] / nor control characters are allowed",
+            ),
+        ] {
+            check(text, expected);
+        }
+        check(&"a/".repeat(32), &"/a".repeat(32));
+        check(&"a/".repeat(33), "bad path: it has more than 32 levels");
+        check(&format!("{0}/{0}/{0}", "k".repeat(700)), "bad path: it is longer than 1900 bytes");
+    }
+
+    #[test]
+    fn relatives() {
+        let path = |text: &str| Path::parse(text).unwrap();
+        assert_eq!(path("a/b").parent(), Some(path("a")));
+        assert_eq!(path("a").parent(), Some(Path::root()));
+        assert_eq!((Path::root().parent(), Path::root().key()), (None, None));
+        assert_eq!((path("a/b").key(), path("a/b").depth()), (Some("b"), 2));
+        assert_eq!(path("a/bc").relative_to(&path("a/b")), None);
+        assert_eq!(path("a/b/c").relative_to(&path("a")), Some(path("b/c")));
+        assert!(path("a").contains(&path("a")) && !path("a/b").contains(&path("a")));
+        assert_eq!(path("a").child("b/c"), Err(PathError::Key(KeyError::Character('/'))));
+        assert_eq!(path(&"a/".repeat(32)).child("b"), Err(PathError::TooDeep));
+        assert!(path("a-b") > path("a/b") && path("10") > path("9") && path("a") < path("a/0"));
+    }
+
+    #[test]
+    fn covering() {
+        let location = |text| Location::parse(text).unwrap();
+        for (upper, lower, expected) in [
+            ("a", "a", true),
+            ("a", "a/b", true),
+            ("a", "a/b/.priority", true),
+            ("a", "a/.priority", true),
+            ("a/.priority", "a/.priority", true),
+            ("a/.priority", "a", false),
+            ("a/.priority", "a/b", false),
+            ("a", "ab", false),
+            ("a/b", "a", false),
+        ] {
+            assert_eq!(location(upper).covers(&location(lower)), expected, "{upper} {lower}");
+        }
+    }
+}

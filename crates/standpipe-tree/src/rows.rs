@@ -1,7 +1,7 @@
 //! Rows: the one representation of a subtree (ADR 0003), in memory or behind a cursor.
 //!
 //! A subtree is a sorted list of rows. The key of a leaf is its encoded path, relative to the subtree's
-//! root; the key of a priority is its node's encoded path and [`PRIORITY`](crate::key::PRIORITY). The
+//! root; the key of a priority is its node's encoded path and [`PRIORITY`]. The
 //! value is an encoded [`Leaf`]. Who stores rows durably implements [`RowCursor`] and gets JSON, hashes
 //! and queries for free.
 
@@ -356,4 +356,67 @@ fn sorted(rows: &Rows) -> Rows {
     let mut builder = RowsBuilder::remade(rows);
     order.iter().map(|&index| rows.row(index)).for_each(|(key, value)| builder.push(key, value));
     builder.rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Location;
+
+    fn build(locations: &[&str]) -> Result<Rows, Conflict> {
+        let mut rows = RowsBuilder::new();
+        locations.iter().for_each(|text| rows.push(&Location::parse(text).unwrap().encode(), &[1]));
+        rows.finish()
+    }
+
+    fn check(locations: &[&str], expected: Result<usize, Conflict>) {
+        assert_eq!(build(locations).map(|rows| rows.len()), expected, "{locations:?}");
+    }
+
+    #[test]
+    fn rows_make_a_subtree_or_a_conflict() {
+        check(&[], Ok(0));
+        check(&["b", "a/.priority", "a/x", "a/y", ".priority"], Ok(5));
+        check(&["", ".priority"], Ok(2));
+        check(&["a", "a/.priority", "ab", "a-"], Ok(4));
+        check(&["a", "b", "a"], Err(Conflict::Duplicate));
+        check(&["a", "a/.priority", "a/b"], Err(Conflict::LeafWithChildren));
+        check(&["a/b/c", "a"], Err(Conflict::LeafWithChildren));
+        check(&["", "a"], Err(Conflict::LeafWithChildren));
+        check(&["a", "a/b/.priority"], Err(Conflict::LeafWithChildren));
+    }
+
+    #[test]
+    fn rows_beyond_the_limit_are_refused() {
+        let mut rows = RowsBuilder { bytes_max: 200, ..RowsBuilder::new() };
+        rows.push(&[], &[4; 100]);
+        rows.push(&[PRIORITY], &[4; 100]);
+        assert_eq!(rows.finish(), Err(Conflict::TooLarge));
+    }
+
+    #[test]
+    fn cursors_show_only_their_part() {
+        let rows = build(&["a", "b/.priority", "b/x", "b/y/1", "b/y/2", "c"]).unwrap();
+        let key = |text| Location::parse(text).unwrap().encode();
+        let mut cursor = rows.cursor_at(&key("b"));
+        let found = |row: Result<Option<Row<'_>>, Infallible>| row.unwrap().map(|row| row.0.to_vec());
+        assert_eq!(found(cursor.seek(&[])), Some(vec![PRIORITY]));
+        assert_eq!(found(cursor.next()), Some(key("x")));
+        assert_eq!(found(cursor.before(&key("x"))), Some(vec![PRIORITY]));
+        assert_eq!(found(cursor.before(&[])), None);
+        assert_eq!(found(cursor.before(&[PAST])), Some(key("y/2")));
+        assert_eq!(found(cursor.seek(&key("y/2"))), Some(key("y/2")));
+        assert_eq!(found(cursor.next()), None);
+        assert_eq!(found(cursor.seek(&[PAST])), None);
+        assert_eq!(rows.subtree(&key("b/y")).len(), 2);
+        assert_eq!(rows.cursor_at(&key("d")).seek(&[]), Ok(None));
+        assert_eq!((rows.get(&key("b/.priority")), rows.get(&key("b"))), (Some(&[1][..]), None));
+    }
+
+    #[test]
+    fn what_can_be_a_priority() {
+        let is_priority = |leaf| Rows::from_leaf(leaf).is_priority();
+        assert!(Rows::default().is_priority() && is_priority(Leaf::Int(1)) && is_priority(Leaf::Str("")));
+        assert!(!is_priority(Leaf::Bool(true)) && !build(&["a"]).unwrap().is_priority());
+    }
 }

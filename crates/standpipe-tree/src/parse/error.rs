@@ -64,7 +64,7 @@ pub enum ParseError {
     /// A number would change by being stored.
     #[error("Invalid data; at {at}: {literal} cannot be stored exactly, send it as a string")]
     Number {
-        /// The number's place.
+        /// The number's place; beyond 64 bits its offset in the text.
         at: String,
         /// The number as sent.
         literal: String,

@@ -23,7 +23,8 @@ pub(super) fn check(json: &str) -> Result<(), ParseError> {
             && literal.parse::<i64>().is_err()
             && !prints_back(literal)
         {
-            return Err(ParseError::Number { at: "some place".to_owned(), literal: literal.to_owned() });
+            let at = format!("byte {}", json.len() - rest.len());
+            return Err(ParseError::Number { at, literal: literal.to_owned() });
         }
         rest = &rest[len..];
     }
