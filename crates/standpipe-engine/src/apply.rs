@@ -87,31 +87,40 @@ impl Apply<'_, '_> {
     /// Puts leaves below `path` and removes only what they replace.
     fn overlay(&mut self, path: &Path, rows: &Rows) -> heed::Result<bool> {
         let prefix = tree_key(&path.encode());
-        let (Some((first, _)), Some((last, _))) = (rows.iter().next(), rows.iter().next_back()) else {
-            return Ok(false);
-        };
-        let mut changed = self.clear_leaf_above(&[&prefix[..], first].concat())?;
-        let (start, end) = ([&prefix[..], first].concat(), prefix_end(&[&prefix[..], last].concat()));
-        let is_new = self.tree.range(self.txn, &range_from(&start, &end))?.next().transpose()?.is_none();
-        if is_new {
-            // The usual import: nothing is there, so nothing has to be looked for row by row.
-            self.put_new(&prefix, rows.iter())?;
-            return Ok(true);
-        }
-        for (relative, value) in rows.iter() {
+        let rows: Vec<_> = rows.iter().collect();
+        let Some((last, _)) = rows.last() else { return Ok(false) };
+        let end = prefix_end(&[&prefix[..], last].concat());
+        let mut changed = false;
+        // A node's priority comes before its children, and counts only when they are there.
+        let mut priorities = Vec::new();
+        for (index, (relative, value)) in rows.iter().enumerate() {
             let key = [&prefix[..], relative].concat();
-            changed |= match relative.split_last() {
-                Some((&PRIORITY_MARK, node)) if is_priority_key(relative) => {
-                    self.tree.get_greater_than_or_equal_to(self.txn, &[&prefix[..], node].concat())?.is_some()
-                        && self.put(&key, value)?
-                }
-                _ => self.put_leaf(&key, value)?,
-            };
+            changed |= self.clear_leaf_above(&key)?;
+            if self.tree.range(self.txn, &range_from(&key, &end))?.next().transpose()?.is_none() {
+                // The rest of a usual import: nothing is there, so nothing has to be replaced.
+                self.put_new(&prefix, rows[index..].iter().copied())?;
+                changed = true;
+                break;
+            }
+            if is_priority_key(relative) {
+                priorities.push((key, *value));
+            } else {
+                changed |= self.put_leaf(&key, value)?;
+            }
+        }
+        for (key, value) in priorities {
+            changed |= self.exists(&key[..key.len() - 1])? && self.put(&key, value)?;
         }
         Ok(changed)
     }
 
-    /// Puts one leaf in place of what is at, above and below it; its priority stays.
+    /// Is there anything at or below the node whose key this is?
+    fn exists(&self, node: &[u8]) -> heed::Result<bool> {
+        let end = prefix_end(node);
+        Ok(self.tree.range(self.txn, &range_from(node, &end))?.next().transpose()?.is_some())
+    }
+
+    /// Puts one leaf in place of what is at and below it; its priority stays.
     fn put_leaf(&mut self, key: &[u8], value: &[u8]) -> heed::Result<bool> {
         let end = prefix_end(key);
         let mut below = Vec::new();
@@ -124,8 +133,7 @@ impl Apply<'_, '_> {
         for found in &below {
             self.delete(found)?;
         }
-        let above = self.clear_leaf_above(key)?;
-        Ok(self.put(key, value)? || above || !below.is_empty())
+        Ok(self.put(key, value)? || !below.is_empty())
     }
 
     /// Puts rows where none are. Behind the last row of the table LMDB need not search.
@@ -149,9 +157,7 @@ impl Apply<'_, '_> {
     /// Sets the priority of the node at `path`; an empty node has none.
     fn priority(&mut self, path: &Path, rows: &Rows) -> heed::Result<bool> {
         let mut key = tree_key(&path.encode());
-        let end = prefix_end(&key);
-        let exists = self.tree.range(self.txn, &range_from(&key, &end))?.next().transpose()?.is_some();
-        if !exists {
+        if !self.exists(&key)? {
             return Ok(false);
         }
         key.push(PRIORITY_MARK);
@@ -180,8 +186,7 @@ impl Apply<'_, '_> {
 
     /// Makes the subtree's rows equal to `rows`, touching only those that differ.
     fn replace(&mut self, prefix: &[u8], rows: &Rows) -> heed::Result<bool> {
-        let end = prefix_end(prefix);
-        if self.tree.range(self.txn, &range_from(prefix, &end))?.next().transpose()?.is_none() {
+        if !self.exists(prefix)? {
             self.put_new(prefix, rows.iter())?;
             return Ok(true);
         }

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use standpipe_engine::{LocalLog, Log, SimFaults, SimLog};
-use standpipe_tree::Format;
+use standpipe_tree::{Format, ParseLimits, parse_value};
 use tempfile::TempDir;
 
 use crate::naive::Node;
@@ -15,6 +15,7 @@ enum Step {
     Set(Vec<usize>, Value),
     Priority(Vec<usize>, Value),
     Merge(Vec<usize>, Vec<(usize, Value)>),
+    Overlay(Vec<usize>, Value),
 }
 
 const KEYS: &[&str] = &["a", "b", "c"];
@@ -50,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(path, value)| Step::Priority(path, value)),
         2 => (path(), proptest::collection::btree_map(0..KEYS.len(), value(), 1..3))
             .prop_map(|(path, members)| Step::Merge(path, members.into_iter().collect())),
+        2 => (path(), value()).prop_map(|(path, value)| Step::Overlay(path, value)),
     ]
 }
 
@@ -64,6 +66,21 @@ fn naive(tree: &mut Node, step: &Step) {
                 tree.set(&[&names(path)[..], &[KEYS[*key]]].concat(), Node::parse(value));
             }
         }
+        Step::Overlay(path, value) => overlay(tree, &names(path), &Node::parse(value)),
+    }
+}
+
+/// Leaf by leaf, then the priorities of nodes that are there.
+fn overlay(tree: &mut Node, at: &[&str], new: &Node) {
+    if let Some(leaf) = &new.leaf {
+        let priority = tree.at(at).and_then(|node| node.priority.clone());
+        tree.set(at, Node { leaf: Some(leaf.clone()), priority, ..Node::default() });
+    }
+    for (key, child) in &new.children {
+        overlay(tree, &[at, &[key.as_str()]].concat(), child);
+    }
+    if new.priority.is_some() {
+        tree.set_priority(at, new.priority.clone());
     }
 }
 
@@ -77,6 +94,11 @@ fn op(step: &Step) -> standpipe_engine::Op {
             let members: serde_json::Map<_, _> =
                 members.iter().map(|(key, value)| (KEYS[*key].to_owned(), value.clone())).collect();
             merge_op(&names(path).join("/"), &Value::Object(members).to_string())
+        }
+        Step::Overlay(path, value) => {
+            let base = crate::support::path(&names(path).join("/"));
+            let rows = parse_value(value.to_string().as_bytes(), &ParseLimits::below(&base)).unwrap();
+            standpipe_engine::Op::Overlay { base, rows }
         }
     }
 }

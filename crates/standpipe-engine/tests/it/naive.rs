@@ -42,6 +42,10 @@ impl Node {
         if node.is_empty() { Self::default() } else { node }
     }
 
+    pub(crate) fn at(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, key| node.children.get(*key))
+    }
+
     pub(crate) fn set(&mut self, path: &[&str], new: Node) {
         match path {
             [] => *self = new,

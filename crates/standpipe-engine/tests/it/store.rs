@@ -242,3 +242,19 @@ fn removing_nothing_changes_nothing() {
     assert_eq!(rev(&database, set_op("/x/.priority", "3")), 1);
     assert_eq!(get(&database, "/"), r#"{"a":1}"#);
 }
+
+#[test]
+fn an_overlay_puts_leaves_and_keeps_the_rest() {
+    let dir = TempDir::new().unwrap();
+    let database = open(&dir);
+    let overlay = |at: &str, json: &str| {
+        let base = path(at);
+        let rows = standpipe_tree::parse_value(json.as_bytes(), &standpipe_tree::ParseLimits::below(&base)).unwrap();
+        write(&database, Op::Overlay { base, rows }).unwrap();
+        database.try_snapshot().unwrap().verify().unwrap();
+        get_as(&database, "/", standpipe_tree::Format::Export)
+    };
+    assert_eq!(overlay("/n", r#"{"p":{".priority":1,"x":2},"q":3}"#), r#"{"n":{"p":{".priority":1,"x":2},"q":3}}"#);
+    assert_eq!(overlay("/n", r#"{"a":0,"p":{"y":4},"q":{"z":5}}"#), r#"{"n":{"a":0,"p":{".priority":1,"x":2,"y":4},"q":{"z":5}}}"#);
+    assert_eq!(overlay("/n/p", "7"), r#"{"n":{"a":0,"p":{".value":7,".priority":1},"q":{"z":5}}}"#);
+}

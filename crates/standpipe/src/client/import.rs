@@ -90,7 +90,7 @@ impl<'a> Updates<'a> {
     fn new(base: &Path, send: &'a mut dyn FnMut(Update) -> Result<()>) -> Self {
         Self {
             base: base.encode(),
-            values: RowsBuilder::new(),
+            values: builder(),
             bytes: 0,
             priorities: Vec::new(),
             loaded: Loaded::default(),
@@ -121,7 +121,7 @@ impl<'a> Updates<'a> {
 
     fn flush(&mut self) -> Result<()> {
         self.bytes = 0;
-        let values = std::mem::replace(&mut self.values, RowsBuilder::new());
+        let values = std::mem::replace(&mut self.values, builder());
         let rows = values.finish().map_err(|error| Failure::failed(error.to_string()))?;
         if !rows.is_empty() {
             self.loaded.updates += 1;
@@ -140,6 +140,11 @@ impl<'a> Updates<'a> {
         self.flush()?;
         Ok(Loaded { digest: format!("{:032x}", self.digest), ..self.loaded })
     }
+}
+
+/// Room for an update of leaves as small as leaves usually are.
+fn builder() -> RowsBuilder {
+    RowsBuilder::with_capacity(UPDATE_BYTES / 32, UPDATE_BYTES + UPDATE_BYTES / 16)
 }
 
 fn server_value(key: &[u8]) -> Failure {
