@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::figures::{Bar, missing, ratio};
 use crate::process::Server;
-use crate::{Pace, nginx, scratch};
+use crate::{Run, nginx};
 
 const WATCHERS: usize = 1_000;
 /// Publications per second, offered.
@@ -39,16 +39,15 @@ struct Peer {
 ///
 /// # Errors
 /// A side does not start or refuses a request.
-pub(crate) fn run(pace: Pace) -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<()> {
     println!("\nfan-out of small numbers, {WATCHERS} watchers of one path");
-    let dir = scratch()?;
-    let server = Server::standpipe(&dir.path().join("data"))?;
+    let server = Server::standpipe(run, "data")?;
     let mut peers = vec![Peer {
         server,
         watch: |channel| format!("GET /bench/fan/{channel}.json"),
         publish: |channel| format!("PUT /bench/fan/{channel}.json?print=silent"),
     }];
-    match nginx::start(dir.path(), "", true)? {
+    match nginx::start(run.dir.path(), "", true)? {
         Some(server) => peers.push(Peer {
             server,
             watch: |channel| format!("GET /sub/{channel}"),
@@ -59,10 +58,10 @@ pub(crate) fn run(pace: Pace) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for rate in RATES {
         let mut costs = vec![0.0; peers.len()];
-        for round in 1..=pace.rounds {
+        for round in 1..=run.pace.rounds {
             for (peer, cost) in peers.iter().zip(&mut costs) {
                 let channel = format!("r{rate}n{round}");
-                *cost += LocalSet::new().block_on(&runtime, series(peer, &channel, rate, round, pace.seconds))?;
+                *cost += LocalSet::new().block_on(&runtime, series(peer, &channel, rate, round, run.pace.seconds))?;
             }
         }
         if let [ours, theirs] = costs[..] {

@@ -7,7 +7,7 @@ use standpipe_testkit::http::{Response, request};
 use crate::figures::{Bar, compare, missing, ratio};
 use crate::process::Server;
 use crate::wrk::{self, Script, turn};
-use crate::{Pace, nginx, scratch};
+use crate::{Run, nginx};
 
 const PATH: &str = "/bench/v.json";
 const VALUE: &str = "21.5";
@@ -16,22 +16,21 @@ const VALUE: &str = "21.5";
 ///
 /// # Errors
 /// The server does not start or a request fails.
-pub(crate) fn run(pace: Pace) -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<()> {
     if !wrk::is_installed() {
         missing("wrk, which every figure needs", wrk::INSTALL);
         return Ok(());
     }
-    let dir = scratch()?;
-    let ours = Server::standpipe(&dir.path().join("data"))?;
+    let ours = Server::standpipe(run, "data")?;
     let put = request(ours.addr, "PUT", PATH, &[], VALUE.as_bytes())?;
     ensure!(put.status == 200, "PUT: {} {}", put.status, put.text());
     let got = request(ours.addr, "GET", PATH, &[], b"")?;
     ensure!((got.status, &*got.body) == (200, VALUE.as_bytes()), "GET: {} {}", got.status, got.text());
-    throughput(&ours, &got, pace)?;
-    latency(&ours, dir.path(), pace)
+    throughput(&ours, &got, run)?;
+    latency(&ours, run)
 }
 
-fn throughput(ours: &Server, got: &Response, pace: Pace) -> Result<()> {
+fn throughput(ours: &Server, got: &Response, run: &Run) -> Result<()> {
     println!("\nGET of a small value, 50 connections");
     // hyper adds these itself.
     let added = |name: &str| ["content-length", "date", "connection"].contains(&name);
@@ -39,22 +38,22 @@ fn throughput(ours: &Server, got: &Response, pace: Pace) -> Result<()> {
     let headers: Vec<_> = headers.map(|(name, value)| format!("{name}: {value}")).collect();
     let bare = Server::bare_hyper(VALUE, &headers)?;
     let script = Script { path: PATH, lua: "" };
-    let loads = compare(vec![turn(ours, script, 50), turn(&bare, script, 50)], pace)?;
+    let loads = compare(vec![turn(ours, script, 50), turn(&bare, script, 50)], run.pace)?;
     ratio("requests/s, standpipe / bare hyper", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.8));
     ratio("CPU per request, standpipe / bare hyper", loads[0].cpu_us(), loads[1].cpu_us(), Bar::AtMost(1.3));
     Ok(())
 }
 
-fn latency(ours: &Server, dir: &std::path::Path, pace: Pace) -> Result<()> {
+fn latency(ours: &Server, run: &Run) -> Result<()> {
     println!("\nGET of a small value, 1,000 connections");
-    let Some(nginx) = nginx::start(dir, VALUE, false)? else {
+    let Some(nginx) = nginx::start(run.dir.path(), VALUE, false)? else {
         missing("nginx", nginx::INSTALL);
         return Ok(());
     };
     let get = |path| Script { path, lua: "" };
     for (what, path) in [("a file", "/v.json"), ("`return 200`", "/return")] {
         println!("nginx serves {what}:");
-        let loads = compare(vec![turn(ours, get(PATH), 1_000), turn(&nginx, get(path), 1_000)], pace)?;
+        let loads = compare(vec![turn(ours, get(PATH), 1_000), turn(&nginx, get(path), 1_000)], run.pace)?;
         let [ours, theirs] = [loads[0].p99, loads[1].p99].map(|p99| p99.as_secs_f64());
         ratio(&format!("p99, standpipe / nginx, {what}"), ours, theirs, Bar::AtMost(1.3));
     }

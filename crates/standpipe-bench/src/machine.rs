@@ -1,14 +1,27 @@
-//! What the figures were measured on: processor, kernel, commit, load average.
+//! What the figures were measured on: processor, kernel, load average, the binary and the commit.
+//! The commit is the one checked out; that the binary was built from it is for whoever built it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 use std::process::Command;
 
-/// Prints it, one line.
-pub(crate) fn print() {
+use anyhow::Result;
+
+/// Prints it, two lines.
+///
+/// # Errors
+/// The binary can't be read.
+pub(crate) fn print(binary: &Path) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = file("/proc/sys/kernel/osrelease");
     let load = file("/proc/loadavg");
     let load = load.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
-    println!("machine: {} x {cores}, kernel {kernel}, commit {}, load average {load}", processor(), commit());
+    println!("machine: {} x {cores}, kernel {kernel}, load average {load}", processor());
+    // Runs whose digests agree measured the same binary.
+    let mut digest = DefaultHasher::new();
+    std::fs::read(binary)?.hash(&mut digest);
+    println!("binary: digest {:016x}, checked out commit {}", digest.finish(), commit());
+    Ok(())
 }
 
 fn processor() -> String {

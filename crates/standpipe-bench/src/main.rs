@@ -75,24 +75,45 @@ fn main() -> Result<()> {
     if let Bench::BareHyper { body, headers } = bench {
         return bare::serve(body, &headers);
     }
-    machine::print();
     process::raise_descriptor_limit()?;
     process::pin(Side::Load)?;
+    let run = Run::begin(pace)?;
+    machine::print(&run.binary)?;
     match bench {
-        Bench::Get => get::run(pace),
-        Bench::Put => put::run(pace),
-        Bench::Fanout => fanout::run(pace),
-        Bench::Idle => idle::run(),
-        Bench::Import => import::run(),
-        Bench::Start => start::run(),
+        Bench::Get => get::run(&run),
+        Bench::Put => put::run(&run),
+        Bench::Fanout => fanout::run(&run),
+        Bench::Idle => idle::run(&run),
+        Bench::Import => import::run(&run),
+        Bench::Start => start::run(&run),
         Bench::BareHyper { .. } => unreachable!("returned above"),
     }
 }
 
-/// A folder for one run below `target`: a real disk, which the system's temporary folder may not
-/// be, and the same one for every side.
-fn scratch() -> Result<TempDir> {
-    Ok(tempfile::Builder::new().prefix("bench-").tempdir_in(target()?)?)
+/// One run: its pace, its folder, and the binary it measures.
+#[derive(Debug)]
+struct Run {
+    pace: Pace,
+    /// Below `target`: a real disk, which the system's temporary folder may not be, and the same
+    /// one for every side.
+    dir: TempDir,
+    /// A copy, so that a build during the run changes nothing.
+    binary: PathBuf,
+}
+
+impl Run {
+    fn begin(pace: Pace) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(target()?)?;
+        let (built, binary) = (target()?.join("release/standpipe"), dir.path().join("standpipe"));
+        std::fs::copy(&built, &binary)
+            .with_context(|| format!("no {}: cargo build --release -p standpipe", built.display()))?;
+        Ok(Self { pace, dir, binary })
+    }
+
+    /// A path in its folder.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
 }
 
 /// The `target` folder, which holds `release/standpipe-bench`.

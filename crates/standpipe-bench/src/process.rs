@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use standpipe_testkit::until;
+
+use crate::Run;
 
 /// Where a thread or process runs.
 #[derive(Clone, Copy, Debug)]
@@ -127,13 +129,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `standpipe dev`, built for release, on a free port and the data folder `data`.
+    /// `standpipe dev`, built for release, on a free port and the folder `data` of the run.
     ///
     /// # Errors
     /// It does not get ready.
-    pub(crate) fn standpipe(data: &Path) -> Result<Self> {
-        let mut command = standpipe()?;
-        command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(data).stdout(Stdio::piped());
+    pub(crate) fn standpipe(run: &Run, data: &str) -> Result<Self> {
+        let mut command = standpipe(run);
+        command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(run.path(data)).stdout(Stdio::piped());
         // What it says to its user is no figure; a failed start shows when it is run by hand.
         command.stderr(Stdio::null());
         Self::announced("standpipe", command)
@@ -170,19 +172,14 @@ impl Server {
 }
 
 /// The binary that is measured, with no configuration but its arguments.
-///
-/// # Errors
-/// It was not built for release.
-pub(crate) fn standpipe() -> Result<Command> {
-    let path = crate::target()?.join("release/standpipe");
-    ensure!(path.exists(), "no {}: cargo build --release -p standpipe", path.display());
-    let mut command = Command::new(path);
+pub(crate) fn standpipe(run: &Run) -> Command {
+    let mut command = Command::new(&run.binary);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("STANDPIPE_") {
             command.env_remove(name);
         }
     }
-    Ok(command)
+    command
 }
 
 /// A program of the system, where it is installed.

@@ -11,10 +11,10 @@ use anyhow::{Result, anyhow};
 use heed::types::{Bytes, Str};
 use heed::{Database, Env, EnvOpenOptions};
 
+use crate::Run;
 use crate::figures::{Bar, Load, Turn, compare, missing, ratio};
 use crate::process::{Server, Side, free_address, installed, pin};
 use crate::wrk::{self, Script};
-use crate::{Pace, scratch};
 
 const CONNECTIONS: u32 = 50;
 const KEYS: u64 = 100_000;
@@ -23,17 +23,16 @@ const KEYS: u64 = 100_000;
 ///
 /// # Errors
 /// A side does not start or a write fails.
-pub(crate) fn run(pace: Pace) -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<()> {
     println!("\ndurable PUT of small values to {KEYS} keys, {CONNECTIONS} connections");
     if !wrk::is_installed() {
         missing("wrk, which every figure needs", wrk::INSTALL);
         return Ok(());
     }
-    let dir = scratch()?;
-    let ours = Server::standpipe(&dir.path().join("data"))?;
-    let etcd = etcd(&dir.path().join("etcd"))?;
+    let ours = Server::standpipe(run, "data")?;
+    let etcd = etcd(&run.path("etcd"))?;
     let put = Script { path: "/", lua: include_str!("put_standpipe.lua") };
-    let bare = dir.path().join("bare");
+    let bare = run.path("bare");
     std::fs::create_dir(&bare)?;
     let bare = open(&bare)?;
     let mut sides = vec![
@@ -47,7 +46,7 @@ pub(crate) fn run(pace: Pace) -> Result<()> {
         }
         None => missing("etcd", "apt-get install etcd-server"),
     }
-    let loads = compare(sides, pace)?;
+    let loads = compare(sides, run.pace)?;
     ratio("writes/s, standpipe / bare LMDB", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.7));
     if let Some(etcd) = loads.get(2) {
         ratio("writes/s, standpipe / etcd", loads[0].rate(), etcd.rate(), Bar::AtLeast(3.0));

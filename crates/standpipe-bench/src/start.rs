@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rustix::fs::{Advice, fadvise, fsync};
 
+use crate::Run;
 use crate::figures::{Bar, figure};
 use crate::import::{files, generate, import, stored};
 use crate::process::Server;
-use crate::scratch;
 
 /// The store holds at least this much.
 const STORE_BYTES: u64 = 1_000_000_000;
@@ -23,14 +23,13 @@ const STARTS: usize = 10;
 ///
 /// # Errors
 /// The store can't be made or opened.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(run: &Run) -> Result<()> {
     println!("\nstart on a large store");
-    let dir = scratch()?;
-    let data = dir.path().join("data");
-    make(dir.path(), &data)?;
+    let data = run.path("data");
+    make(run, &data)?;
     println!("store: {:.2} GB", stored(&data)? as f64 / 1e9);
     for (what, cold) in [("pages in memory", false), ("pages on disk", true)] {
-        let mut times = (0..STARTS).map(|_| time(&data, cold)).collect::<Result<Vec<_>>>()?;
+        let mut times = (0..STARTS).map(|_| time(run, &data, cold)).collect::<Result<Vec<_>>>()?;
         times.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         println!("{what:>24}: fastest {:.1} ms, slowest {:.1} ms", ms(times[0]), ms(times[STARTS - 1]));
@@ -39,12 +38,12 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-fn make(dir: &Path, data: &Path) -> Result<()> {
-    let file = dir.join("records.json");
+fn make(run: &Run, data: &Path) -> Result<()> {
+    let file = run.path("records.json");
     let mut bytes = JSON_BYTES;
     loop {
         generate(&file, bytes)?;
-        import(&file, data)?;
+        import(run, &file, data)?;
         if stored(data)? >= STORE_BYTES {
             return Ok(());
         }
@@ -54,12 +53,12 @@ fn make(dir: &Path, data: &Path) -> Result<()> {
     }
 }
 
-fn time(data: &Path, cold: bool) -> Result<Duration> {
+fn time(run: &Run, data: &Path, cold: bool) -> Result<Duration> {
     if cold {
         files(data)?.iter().try_for_each(|path| forget(path))?;
     }
     let start = Instant::now();
-    let server = Server::standpipe(data)?;
+    let server = Server::standpipe(run, "data")?;
     let time = start.elapsed();
     drop(server);
     Ok(time)
