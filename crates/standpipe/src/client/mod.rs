@@ -55,7 +55,7 @@ impl Call {
 #[derive(Debug)]
 pub(crate) enum Target {
     Url(Box<Client>),
-    Data(Folder),
+    Data(Box<Folder>),
 }
 
 impl Target {
@@ -65,7 +65,7 @@ impl Target {
     /// The URL or the credential's file is wrong, or the folder can't be opened.
     pub(crate) fn open(arguments: &TargetArgs) -> Result<Self> {
         match &arguments.data {
-            Some(dir) => Ok(Self::Data(Folder::open(dir, arguments.access.db.as_deref())?)),
+            Some(dir) => Ok(Self::Data(Box::new(Folder::open(dir, arguments.access.db.as_deref())?))),
             None => Ok(Self::Url(Box::new(Client::new(&arguments.url, &arguments.access)?))),
         }
     }
