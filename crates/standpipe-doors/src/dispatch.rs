@@ -197,11 +197,7 @@ pub(crate) enum Update {
     /// A change, shared with all watchers of the path.
     Event(Arc<TopicEvent>),
     /// The whole value at a revision: at the start, or again after a gap, whose reason is given.
-    Value {
-        rev: u64,
-        json: Vec<u8>,
-        reset: Option<ResetReason>,
-    },
+    Value { rev: u64, json: Vec<u8>, reset: Option<ResetReason> },
     /// The children of a query's window that differ.
     Moved { rev: u64, json: Vec<u8> },
     /// Nothing has changed since the revision the client has seen.
@@ -368,10 +364,9 @@ pub(crate) async fn run<T: Send + 'static>(
 pub(crate) fn from_core(error: JobError) -> Error {
     match error {
         JobError::Refused(refusal) => Error::overloaded(refusal.to_string(), refusal.retry_after()),
-        JobError::QueueWait => Error::overloaded(
-            "the request waited too long for a worker",
-            std::time::Duration::from_secs(1),
-        ),
+        JobError::QueueWait => {
+            Error::overloaded("the request waited too long for a worker", std::time::Duration::from_secs(1))
+        }
         JobError::Deadline => Error::new(ErrorKind::Deadline, "the request took too long"),
         JobError::Panicked => Error::new(ErrorKind::Internal, "internal error"),
         JobError::Shutdown => Error::unavailable("the server is shutting down"),

@@ -25,9 +25,9 @@ pub(crate) fn apply(store: &Store, txn: &mut RwTxn, state: &mut State, effect: &
     }
 }
 
-/// What one row adds to the digest. Addition is undone by subtraction and knows no order, so the
+/// What the row of an encoded path adds to a database's digest. Addition is undone by subtraction and knows no order, so the
 /// digest follows the tree without reading it.
-pub(crate) fn row_digest(key: &[u8], value: &[u8]) -> u128 {
+pub fn row_digest(key: &[u8], value: &[u8]) -> u128 {
     let mut hasher = SipHasher13::new();
     hasher.write(&(key.len() as u32).to_le_bytes());
     hasher.write(key);
@@ -205,7 +205,11 @@ impl Apply<'_, '_> {
 
     /// Walks the stored and the new rows side by side: keys to delete, rows to put.
     #[allow(clippy::type_complexity)] // two lists, named right above
-    fn differences<'r>(&self, prefix: &[u8], rows: &'r Rows) -> heed::Result<(Vec<Vec<u8>>, Vec<(&'r [u8], &'r [u8])>)> {
+    fn differences<'r>(
+        &self,
+        prefix: &[u8],
+        rows: &'r Rows,
+    ) -> heed::Result<(Vec<Vec<u8>>, Vec<(&'r [u8], &'r [u8])>)> {
         let end = prefix_end(prefix);
         let mut stored = self.tree.range(self.txn, &range_from(prefix, &end))?;
         let mut new = rows.iter();

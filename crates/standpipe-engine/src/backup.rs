@@ -123,7 +123,8 @@ pub fn restore(source: &FsPath, dir: &FsPath, name: &str) -> Result<Verified> {
     check_name(name)?;
     let _lock = lock(dir)?;
     if dir.join(name).exists() {
-        let message = format!("{} has a database {name}; restore into another folder or under another name", dir.display());
+        let message =
+            format!("{} has a database {name}; restore into another folder or under another name", dir.display());
         return Err(Error::new(ErrorKind::Conflict, message));
     }
     let part = format!("{name}.part");

@@ -140,9 +140,9 @@ impl Hub {
     /// The topic of `path`; the caller keeps the `Arc` while it watches.
     pub(crate) fn topic(&self, path: &Path) -> Arc<Topic> {
         let mut topics = self.topics.write();
-        let topic = topics.entry(path.encode()).or_insert_with(|| {
-            Arc::new(Topic { path: path.clone(), ring: Mutex::default(), news: Notify::new() })
-        });
+        let topic = topics
+            .entry(path.encode())
+            .or_insert_with(|| Arc::new(Topic { path: path.clone(), ring: Mutex::default(), news: Notify::new() }));
         topic.clone()
     }
 

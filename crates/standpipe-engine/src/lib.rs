@@ -32,6 +32,7 @@ mod watch;
 mod window;
 mod writer;
 
+pub use crate::apply::row_digest;
 pub use crate::backup::{Verified, restore, verify};
 pub use crate::clock::Clock;
 pub use crate::config::{Databases, Durability, EngineConfig};

@@ -366,12 +366,7 @@ impl Writer {
                 apply(&store, &mut write.txn, &mut state, &transaction.effect)?;
             }
             let encoded = record.encode();
-            expected = State {
-                pos: record.pos,
-                rev: record.last_rev(),
-                chain: encoded.hash(),
-                ..state.clone()
-            };
+            expected = State { pos: record.pos, rev: record.last_rev(), chain: encoded.hash(), ..state.clone() };
             applied.push((record, encoded));
         }
         if !applied.is_empty() {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use standpipe_doors::{Credentials, Dispatch, HttpDoor};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig};
 use standpipe_serve::{Limits, Server, ServerConfig, SocketListener};
-use tokio::signal::unix::{SignalKind, signal};
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::AccessArgs;
 use crate::client::{Client, Target, import};
@@ -283,20 +284,26 @@ fn stop_at_once(why: &str) {
 
 /// As many descriptors as we may have: each connection is one.
 fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays low");
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files stays low");
+        }
     }
 }
 
-/// The signals that stop a server.
+/// The signals that stop a server: Ctrl-C everywhere, SIGTERM where there is one.
 struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: Signal,
+    #[cfg(unix)]
+    terminate: Signal,
 }
 
+#[cfg(unix)]
 impl Signals {
     fn new() -> Result<Self> {
         let failed = |error: std::io::Error| Failure::failed(format!("can't wait for signals: {error}"));
@@ -311,5 +318,16 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn next(&mut self) {
+        let _no_handler_no_stop = tokio::signal::ctrl_c().await;
     }
 }

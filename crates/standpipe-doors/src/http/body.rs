@@ -96,11 +96,7 @@ impl Body for Reply {
 /// `TooLarge` beyond `request_body_bytes_max`, `Overloaded` when too many bytes of bodies are in
 /// flight, `Deadline` when nothing comes for `body_progress_ms_max` or it takes longer than
 /// `body_ms_max`, `BadRequest` when it breaks off.
-pub(crate) async fn receive(
-    session: &Session,
-    activity: &Activity,
-    mut body: Incoming,
-) -> Result<Bytes, Error> {
+pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: Incoming) -> Result<Bytes, Error> {
     let limits = session.limits();
     let max = limits.request_body_bytes_max;
     let announced = body.size_hint().exact().unwrap_or(0);
@@ -145,4 +141,3 @@ fn too_large(max: usize) -> Error {
         format!("the request's body is larger than request_body_bytes_max ({max} bytes); send it in parts"),
     )
 }
-

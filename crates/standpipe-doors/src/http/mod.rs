@@ -29,8 +29,8 @@ use self::body::{Content, Reply};
 use self::io::Activity;
 use self::params::Params;
 use self::rest::Call;
-use self::sse::Takeover;
 use self::route::{Route, route};
+use self::sse::Takeover;
 use crate::dispatch::Dispatch;
 use crate::fault::http_status;
 

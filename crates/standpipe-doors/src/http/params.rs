@@ -195,9 +195,7 @@ fn write_budget(value: &str) -> Result<Option<Duration>, Error> {
         "large" => 60,
         "unlimited" => return Ok(None),
         _ => {
-            return Err(Error::bad_request(
-                "writeSizeLimit must be 'tiny', 'small', 'medium', 'large' or 'unlimited'",
-            ));
+            return Err(Error::bad_request("writeSizeLimit must be 'tiny', 'small', 'medium', 'large' or 'unlimited'"));
         }
     };
     Ok(Some(Duration::from_secs(seconds)))
@@ -211,7 +209,8 @@ fn shallow_options(filters: &[(Cow<'_, str>, Cow<'_, str>)]) -> Result<ShallowRa
         match &**name {
             "limitToFirst" => {
                 let limit = value.parse().ok().filter(|limit| *limit > 0);
-                shallow.limit = Some(limit.ok_or_else(|| Error::bad_request("limitToFirst must be a positive integer"))?);
+                shallow.limit =
+                    Some(limit.ok_or_else(|| Error::bad_request("limitToFirst must be a positive integer"))?);
             }
             "startAfter" => shallow.after = Some(serde_json::from_str(value).map_err(|_| mixed())?),
             // Keys are in key order anyway.

@@ -11,8 +11,8 @@ use http::{Method, Response, StatusCode};
 use standpipe_engine::{Committed, Database, Error, ErrorKind, Identity, Op};
 use standpipe_serve::{Class, Cost, Deadline, Session};
 use standpipe_tree::{
-    Change, ChangeKind, Format, JsonStream, Leaf, Location, NULL_ETAG, ParseLimits, Path, Progress, Rows, Write as TreeWrite,
-    etag, parse_merge, parse_value, to_json, write_json_string,
+    Change, ChangeKind, Format, JsonStream, Leaf, Location, NULL_ETAG, ParseLimits, Path, Progress, Rows,
+    Write as TreeWrite, etag, parse_merge, parse_value, to_json, write_json_string,
 };
 
 use super::body::{Content, receive};
@@ -145,7 +145,8 @@ impl Call<'_> {
         let since = match self.header(&LAST_EVENT_ID)? {
             None | Some("") => None,
             Some(id) => Some(
-                id.parse().map_err(|_| Error::bad_request("Last-Event-ID must be the id of an event of this stream"))?,
+                id.parse()
+                    .map_err(|_| Error::bad_request("Last-Event-ID must be the id of an event of this stream"))?,
             ),
         };
         let query = self.params.query.clone();
@@ -226,7 +227,10 @@ impl Call<'_> {
     /// 412 with the value and the ETag that are there now, both of one snapshot.
     async fn conflict(&self, error: &Error) -> Result<Answer, Error> {
         let read = Read { etag: true, ..Read::new(self.node()) };
-        let reply = self.dispatch.read(self.session, &self.database, &self.identity, read, request_deadline(self.session)).await?;
+        let reply = self
+            .dispatch
+            .read(self.session, &self.database, &self.identity, read, request_deadline(self.session))
+            .await?;
         let mut answer = self.read_answer(reply);
         *answer.status_mut() = crate::fault::http_status(error.kind());
         Ok(answer)
@@ -262,7 +266,8 @@ fn is_priority(rows: &Rows) -> bool {
     match (rows_left.next(), rows_left.next()) {
         (None, _) => true,
         (Some((&[], value)), None) => {
-            rows.has_server_values() || matches!(Leaf::decode(value), Some(Leaf::Int(_) | Leaf::Double(_) | Leaf::Str(_)))
+            rows.has_server_values()
+                || matches!(Leaf::decode(value), Some(Leaf::Int(_) | Leaf::Double(_) | Leaf::Str(_)))
         }
         _ => false,
     }

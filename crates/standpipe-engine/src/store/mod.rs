@@ -74,13 +74,16 @@ impl Store {
         // processes out, and heed refuses to open one environment twice in this process.
         #[allow(unsafe_code)]
         let env = unsafe { open.open(dir) }.map_err(|error| cannot_open(dir, error))?;
+        check_file_length(&env, dir)?;
         let mut txn = env.write_txn()?;
         let tree = env.create_database(&mut txn, Some("tree"))?;
         let changes = env.create_database(&mut txn, Some("changes"))?;
         let meta = env.create_database(&mut txn, Some("meta"))?;
         let known: Option<&[u8]> = Table::get(&meta, &txn, STATE_KEY)?;
         match known {
-            Some(bytes) => drop(State::decode(bytes)?),
+            Some(bytes) => {
+                State::decode(bytes)?;
+            }
             None => meta.put(&mut txn, STATE_KEY, &State::empty(crate::random::bytes()).encode())?,
         }
         txn.commit().map_err(|error| cannot_open(dir, error))?;
@@ -112,10 +115,7 @@ impl Store {
 
     /// Opens the write transaction. Only the writer's thread does.
     pub(crate) fn write(&self) -> Result<WriteTxn<'_>> {
-        let pass = self
-            .gate
-            .try_enter()
-            .expect("only the writer's thread resizes, and it is here");
+        let pass = self.gate.try_enter().expect("only the writer's thread resizes, and it is here");
         Ok(WriteTxn { txn: self.env.write_txn()?, _pass: pass })
     }
 
@@ -240,6 +240,21 @@ impl Snapshot {
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
+}
+
+/// A file that ends before its last page, such as a copy that broke off: reading the missing pages
+/// would end the process, so it is not opened.
+fn check_file_length(env: &Env<WithoutTls>, dir: &FsPath) -> Result<()> {
+    let pages = env.info().last_page_number as u64 + 1;
+    let len = env.real_disk_size()?;
+    // A file that has just been created is not written yet.
+    if len > 0 && pages > 2 && pages * rustix::param::page_size() as u64 > len {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the database in {} is cut off: its file is too short; restore a whole backup", dir.display()),
+        ));
+    }
+    Ok(())
 }
 
 fn round_to_page(bytes: usize) -> usize {

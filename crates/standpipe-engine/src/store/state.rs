@@ -64,7 +64,9 @@ impl State {
         if format > FORMAT {
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("the data folder has store format {format}, this program knows up to {FORMAT}; use a newer standpipe"),
+                format!(
+                    "the data folder has store format {format}, this program knows up to {FORMAT}; use a newer standpipe"
+                ),
             ));
         }
         let mut decode = || {

@@ -33,7 +33,8 @@ fn a_death_around_the_commit_leaves_whole_groups() {
     if !cfg!(feature = "fault") {
         return;
     }
-    for (point, expected) in [("before_commit", r#"{"kept":0}"#), ("after_commit", r#"{"kept":0,"left":1,"right":1}"#)] {
+    for (point, expected) in [("before_commit", r#"{"kept":0}"#), ("after_commit", r#"{"kept":0,"left":1,"right":1}"#)]
+    {
         let dir = TempDir::new().unwrap();
         merge(&open(&dir), "/", r#"{"kept":0}"#);
         let child = Command::new(std::env::current_exe().unwrap())

@@ -34,7 +34,8 @@ fn value() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 12, 3, |inner| {
         let children = proptest::collection::btree_map(prop::sample::select(KEYS), inner, 0..3);
         (children, proptest::option::of(-3i64..3)).prop_map(|(children, priority)| {
-            let mut object: serde_json::Map<_, _> = children.into_iter().map(|(key, value)| (key.into(), value)).collect();
+            let mut object: serde_json::Map<_, _> =
+                children.into_iter().map(|(key, value)| (key.into(), value)).collect();
             if let Some(priority) = priority {
                 object.insert(".priority".into(), priority.into());
             }
@@ -58,7 +59,9 @@ fn step() -> impl Strategy<Value = Step> {
 fn naive(tree: &mut Node, step: &Step) {
     match step {
         Step::Set(path, value) => tree.set(&names(path), Node::parse(value)),
-        Step::Priority(path, value) => tree.set_priority(&names(path), Some(value.clone()).filter(|value| !value.is_null())),
+        Step::Priority(path, value) => {
+            tree.set_priority(&names(path), Some(value.clone()).filter(|value| !value.is_null()))
+        }
         Step::Merge(path, members) => {
             // The obvious order matters only for emptiness: what is put must not be pruned.
             let (removed, put): (Vec<_>, Vec<_>) = members.iter().partition(|(_, value)| Node::parse(value).is_empty());

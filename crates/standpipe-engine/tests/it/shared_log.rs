@@ -21,7 +21,8 @@ fn run(seed: u64, faults: SimFaults) {
     let log = SimLog::new(seed, faults);
     let nodes: Vec<_> = dirs.iter().map(|dir| open_with(&config(dir), Box::new(log.clone()))).collect();
     let counts: Vec<(u64, u64)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = nodes.iter().enumerate().map(|(node, database)| scope.spawn(move || increment(database, node))).collect();
+        let threads: Vec<_> =
+            nodes.iter().enumerate().map(|(node, database)| scope.spawn(move || increment(database, node))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     log.heal();

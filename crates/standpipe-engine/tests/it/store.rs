@@ -11,9 +11,7 @@ use standpipe_engine::{
 use standpipe_tree::{NULL_ETAG, Rows};
 use tempfile::TempDir;
 
-use crate::support::{
-    NOW_MS, config, engine, get, get_as, merge, open, open_with, path, set, set_op, write, write_as,
-};
+use crate::support::{NOW_MS, config, engine, get, get_as, merge, open, open_with, path, set, set_op, write, write_as};
 
 #[test]
 fn acknowledged_writes_survive_closing() {
@@ -61,7 +59,9 @@ fn server_values_are_resolved_once_and_told_in_the_answer() {
     let dir = TempDir::new().unwrap();
     let database = open(&dir);
     set(&database, "/n", "40");
-    let committed = write(&database, crate::support::merge_op("/", r#"{"n":{".sv":{"increment":2}},"t":{".sv":"timestamp"}}"#)).unwrap();
+    let committed =
+        write(&database, crate::support::merge_op("/", r#"{"n":{".sv":{"increment":2}},"t":{".sv":"timestamp"}}"#))
+            .unwrap();
     assert_eq!(get(&database, "/"), format!(r#"{{"n":42,"t":{NOW_MS}}}"#));
     assert!(committed.change.unwrap().writes.iter().all(|write| !write.rows.has_server_values()));
 }
@@ -100,7 +100,11 @@ fn push_makes_ordered_keys() {
     let database = open(&dir);
     let keys: Vec<_> = (0..20)
         .map(|n| {
-            let rows = standpipe_tree::parse_value(n.to_string().as_bytes(), &standpipe_tree::ParseLimits::below(&path("/list"))).unwrap();
+            let rows = standpipe_tree::parse_value(
+                n.to_string().as_bytes(),
+                &standpipe_tree::ParseLimits::below(&path("/list")),
+            )
+            .unwrap();
             write(&database, Op::Push { base: path("/list"), rows }).unwrap().pushed.unwrap()
         })
         .collect();
@@ -143,7 +147,8 @@ fn a_late_write_is_refused_and_not_done() {
 #[test]
 fn the_map_grows_and_a_full_one_recovers() {
     let dir = TempDir::new().unwrap();
-    let config = EngineConfig { map_bytes_initial: 1 << 20, map_bytes_max: 4 << 20, changes_bytes_max: 1, ..config(&dir) };
+    let config =
+        EngineConfig { map_bytes_initial: 1 << 20, map_bytes_max: 4 << 20, changes_bytes_max: 1, ..config(&dir) };
     let database = open_with(&config, Box::new(LocalLog));
     let text = format!("\"{}\"", "x".repeat(100_000));
     let mut stored = 0;
@@ -255,6 +260,9 @@ fn an_overlay_puts_leaves_and_keeps_the_rest() {
         get_as(&database, "/", standpipe_tree::Format::Export)
     };
     assert_eq!(overlay("/n", r#"{"p":{".priority":1,"x":2},"q":3}"#), r#"{"n":{"p":{".priority":1,"x":2},"q":3}}"#);
-    assert_eq!(overlay("/n", r#"{"a":0,"p":{"y":4},"q":{"z":5}}"#), r#"{"n":{"a":0,"p":{".priority":1,"x":2,"y":4},"q":{"z":5}}}"#);
+    assert_eq!(
+        overlay("/n", r#"{"a":0,"p":{"y":4},"q":{"z":5}}"#),
+        r#"{"n":{"a":0,"p":{".priority":1,"x":2,"y":4},"q":{"z":5}}}"#
+    );
     assert_eq!(overlay("/n/p", "7"), r#"{"n":{"a":0,"p":{".value":7,".priority":1},"q":{"z":5}}}"#);
 }

@@ -5,7 +5,7 @@
 use std::io::{BufReader, Read};
 
 use serde::Serialize;
-use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use standpipe_engine::row_digest;
 use standpipe_tree::{
     Leaf, ParseError, ParseLimits, Path, RowSink, Rows, RowsBuilder, Stop, is_priority_key, parse_stream,
     write_json_string,
@@ -102,7 +102,7 @@ impl<'a> Updates<'a> {
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let Some(leaf) = Leaf::decode(value) else { return Err(server_value(key)) };
-        self.digest = self.digest.wrapping_add(row_digest(&self.base, key, value));
+        self.digest = self.digest.wrapping_add(row_digest(&[&self.base[..], key].concat(), value));
         if is_priority_key(key) {
             self.loaded.priorities += 1;
             let path = Path::decode(&key[..key.len() - 1]).unwrap_or_default();
@@ -168,18 +168,6 @@ fn member(name: &str, leaf: Leaf<'_>, out: &mut Vec<u8>) {
     out.push(b':');
     leaf.write_json(out);
     out.push(b',');
-}
-
-/// What one row adds to the digest of a database, as the engine counts it.
-fn row_digest(base: &[u8], key: &[u8], value: &[u8]) -> u128 {
-    use std::hash::Hasher as _;
-    let mut hasher = SipHasher13::new();
-    let length = u32::try_from(base.len() + key.len()).unwrap_or(u32::MAX);
-    hasher.write(&length.to_le_bytes());
-    hasher.write(base);
-    hasher.write(key);
-    hasher.write(value);
-    hasher.finish128().as_u128()
 }
 
 #[cfg(test)]
