@@ -97,10 +97,15 @@ async fn first_bytes(session: &Session, stream: &mut Stream, patience: Duration)
         }
         Ok(())
     };
-    match timeout(patience, recognise).await {
-        Ok(Ok(())) => Ok(first.freeze()),
-        Ok(Err(reason)) => Err(reason),
-        Err(_) => Err(CloseReason::FirstByteTimeout),
+    // The socket may have seemed readable when it was not, so this waits as long, and as politely.
+    tokio::select! {
+        biased;
+        recognised = timeout(patience, recognise) => match recognised {
+            Ok(Ok(())) => Ok(first.freeze()),
+            Ok(Err(reason)) => Err(reason),
+            Err(_) => Err(CloseReason::FirstByteTimeout),
+        },
+        () = session.closing() => Err(CloseReason::Shutdown),
     }
 }
 
@@ -186,7 +191,7 @@ async fn talk_h1(
     let begun_before = activity.begun();
     let mut park_at = pin!(sleep(park_after));
     let mut last_begun = begun_before;
-    let mut stopping = false;
+    let (mut quiet, mut stopping) = (false, false);
     loop {
         tokio::select! {
             biased;
@@ -210,8 +215,10 @@ async fn talk_h1(
             }
             () = park_at.as_mut(), if !stopping => {
                 let begun = activity.begun();
-                // Only after a request of this talk: a head that drips in keeps its timer.
-                if begun > begun_before && begun == last_begun && activity.is_quiet() {
+                let was_quiet = std::mem::replace(&mut quiet, begun == last_begun && activity.is_quiet());
+                // Only after a request of this talk: a head that drips in keeps its timer. And only
+                // when quiet for a whole turn: hyper may be about to close after its last answer.
+                if begun > begun_before && quiet && was_quiet {
                     let parts = conn.into_parts();
                     let mut stream = parts.io.into_inner();
                     stream.unread(parts.read_buf);
