@@ -12,7 +12,8 @@ use anyhow::Result;
 /// # Errors
 /// The binary can't be read.
 pub(crate) fn print(binary: &Path) -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    // Not `available_parallelism`: this thread is pinned to one of them.
+    let cores = file("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
     let kernel = file("/proc/sys/kernel/osrelease");
     let load = file("/proc/loadavg");
     let load = load.split_whitespace().take(3).collect::<Vec<_>>().join(" ");

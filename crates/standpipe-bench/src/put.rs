@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use heed::types::{Bytes, Str};
 use heed::{Database, Env, EnvOpenOptions};
+use standpipe_testkit::LIMIT;
 
 use crate::Run;
 use crate::figures::{Bar, Load, Turn, compare, missing, ratio};
@@ -37,7 +38,8 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let bare = open(&bare)?;
     let mut sides = vec![
         wrk::turn(&ours, put, CONNECTIONS),
-        Turn { name: "bare LMDB", bear: Box::new(|seconds| bare_lmdb(&bare, seconds)) },
+        Turn { name: "bare LMDB", bear: Box::new(|seconds| bare_lmdb(&bare, CONNECTIONS, seconds)) },
+        Turn { name: "bare LMDB, one feeder", bear: Box::new(|seconds| bare_lmdb(&bare, 1, seconds)) },
     ];
     match &etcd {
         Some(etcd) => {
@@ -48,7 +50,8 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     }
     let loads = compare(sides, run.pace)?;
     ratio("writes/s, standpipe / bare LMDB", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.7));
-    if let Some(etcd) = loads.get(2) {
+    ratio("writes/s, standpipe / bare LMDB, one feeder", loads[0].rate(), loads[2].rate(), Bar::AtLeast(0.7));
+    if let Some(etcd) = loads.get(3) {
         ratio("writes/s, standpipe / etcd", loads[0].rate(), etcd.rate(), Bar::AtLeast(3.0));
     }
     Ok(())
@@ -73,16 +76,18 @@ struct Write {
     committed: SyncSender<()>,
 }
 
-/// The bare loop: the writer on the server's core, its feeders on the other. Its processor time
-/// and latency are not measured.
-fn bare_lmdb(env: &Env, seconds: u32) -> Result<Load> {
+/// The bare loop: the writer on the server's core, its feeders on the other. [`CONNECTIONS`] writes
+/// wait at any time: one of each of that many feeders, which a busy machine slows down more than
+/// anything else here, or all of them of one feeder, as those of wrk are. Its processor time and
+/// latency are not measured.
+fn bare_lmdb(env: &Env, feeders: u32, seconds: u32) -> Result<Load> {
     let (number, done, start) = (AtomicU64::new(0), AtomicBool::new(false), Instant::now());
     let (sender, waiting) = sync_channel(CONNECTIONS as usize);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write(env, waiting));
-        for _ in 0..CONNECTIONS {
+        for _ in 0..feeders {
             let sender = sender.clone();
-            scope.spawn(|| feed(sender, &number, &done));
+            scope.spawn(|| feed(sender, CONNECTIONS / feeders, &number, &done));
         }
         drop(sender);
         std::thread::park_timeout(Duration::from_secs(seconds.into()));
@@ -113,21 +118,23 @@ fn write(env: &Env, waiting: Receiver<Write>) -> Result<()> {
         }
         txn.commit()?;
         for write in group {
-            // The feeder waits for it.
+            // It fails where the feeder has left: the run is done.
             let _ = write.committed.send(());
         }
     }
     Ok(())
 }
 
-fn feed(sender: SyncSender<Write>, number: &AtomicU64, done: &AtomicBool) {
-    while !done.load(Ordering::Relaxed) {
-        let (committed, commit) = sync_channel(1);
+/// Keeps `waiting` writes in the queue until the run is done or the writer has failed.
+fn feed(sender: SyncSender<Write>, waiting: u32, number: &AtomicU64, done: &AtomicBool) {
+    let (committed, commits) = sync_channel(CONNECTIONS as usize);
+    let send = || {
         let n = number.fetch_add(1, Ordering::Relaxed);
         let (key, value) = (format!("bench/put/k{:06}", n % KEYS), n.to_string());
-        // Both fail only where the writer has failed, which ends the run.
-        if sender.send(Write { key, value, committed }).is_err() || commit.recv().is_err() {
-            return;
-        }
+        sender.send(Write { key, value, committed: committed.clone() }).is_ok()
+    };
+    let mut go_on = (0..waiting).all(|_| send());
+    while go_on && !done.load(Ordering::Relaxed) {
+        go_on = commits.recv_timeout(LIMIT).is_ok() && send();
     }
 }
