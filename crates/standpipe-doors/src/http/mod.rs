@@ -125,6 +125,14 @@ impl HttpDoor {
         request: Request<Incoming>,
     ) -> Result<Answer, Error> {
         let (parts, body) = request.into_parts();
+        if parts.version == Version::HTTP_11 && parts.headers.get_all(header::HOST).iter().count() != 1 {
+            // RFC 9112 §3.2: what a proxy in front may have read otherwise is not guessed at.
+            return Err(Error::bad_request("exactly one Host header is required"));
+        }
+        // Two names could be taken for two databases by two readers (RFC 9112 §3.2).
+        if parts.version == Version::HTTP_11 && parts.headers.get_all(header::HOST).iter().count() != 1 {
+            return Err(Error::bad_request("a request must have exactly one Host header"));
+        }
         if parts.method == Method::OPTIONS {
             return Ok(preflight(&parts.headers));
         }
