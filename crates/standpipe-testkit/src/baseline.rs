@@ -12,7 +12,8 @@ pub struct Baseline {
     pub descriptors: usize,
     /// Child processes, zombies included.
     pub children: usize,
-    /// Resident memory in KiB. It wobbles: compare it with a margin.
+    /// Resident memory of its own in KiB, without pages of files. It wobbles: compare it with a
+    /// margin.
     pub resident_kib: u64,
 }
 
@@ -33,7 +34,7 @@ impl Baseline {
             threads: field(&status, "Threads:")?.try_into()?,
             descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
             children,
-            resident_kib: field(&status, "VmRSS:")?,
+            resident_kib: field(&status, "RssAnon:")?,
         })
     }
 

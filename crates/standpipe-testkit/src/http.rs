@@ -170,7 +170,8 @@ impl Conn {
 
     fn head(&mut self, end: Instant) -> Result<Response> {
         let status = self.line(end)?;
-        let code = status.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let code = status.strip_prefix("HTTP/1.1 ").or_else(|| status.strip_prefix("HTTP/1.0 "));
+        let code = code.and_then(|rest| rest.get(..3)?.parse().ok());
         let code = code.with_context(|| format!("no status line: {status:?}"))?;
         let mut headers = Vec::new();
         loop {

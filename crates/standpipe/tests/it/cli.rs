@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use standpipe_testkit::{LIMIT, Launch, Server, binary};
+use standpipe_testkit::{LIMIT, Launch, Server, binary, until};
 
 use crate::script::get;
 use crate::support::{dev, write};
@@ -108,6 +108,12 @@ impl Cli {
     fn watch(&self, arguments: &[&str]) -> Follow {
         self.follow(binary(), &[&["watch"], arguments].concat())
     }
+}
+
+/// The word after "digest" in what `import` says.
+pub(crate) fn digest(told: &str) -> &str {
+    let mut words = told.split(|c: char| c.is_whitespace() || "\":,".contains(c)).filter(|word| !word.is_empty());
+    words.find(|word| *word == "digest").and_then(|_| words.next()).unwrap_or_else(|| panic!("no digest: {told}"))
 }
 
 /// A running program. Dropping it kills it.
@@ -341,8 +347,6 @@ fn story_2_moving_out() {
     assert!(server.stop().unwrap().success());
     // Leaving is as easy as coming: what was exported goes in elsewhere, and is the same tree.
     let again = cli.sh("standpipe import back.json --data ./again 2>&1");
-    let digest =
-        |told: &str| told.split_whitespace().skip_while(|word| !word.contains("digest")).nth(1).map(str::to_owned);
     assert_eq!(digest(&told), digest(&again), "{told}\n{again}");
 }
 
@@ -365,6 +369,8 @@ fn story_5_one_value_over_http() {
 #[test]
 fn the_first_sixty_seconds() {
     let mut server = dev();
+    // Its stderr is read by another thread than its ready line.
+    assert!(until(|| server.stderr().contains("Ctrl-C")), "how to stop: {}", server.stderr());
     let lines = server.stdout().to_vec();
     let err = server.stderr();
     let printed: Vec<&str> = lines.iter().map(String::as_str).chain(err.lines()).collect();

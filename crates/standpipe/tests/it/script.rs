@@ -1,14 +1,15 @@
 //! Tables of requests and exact answers, written as one line each, and the two ways to play them:
-//! raw HTTP/1.1 on one kept connection, and HTTP/2 by curl. It knows no resource.
+//! raw HTTP/1.1 on one kept connection, and HTTP/2 by Node on another. It knows no resource.
 //!
 //! A request is `METHOD TARGET (header: value & …) BODY`, headers and body being optional. An
 //! expected answer is `STATUS (header: value & …) BODY`: `(name)` means that the header is there,
 //! `(!name)` that it is not; the body is exact, except `*` (any), `!text` (the error `text`) and
 //! `~text` (an error whose sentence contains `text`).
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 use standpipe_testkit::http::{Conn, Response};
@@ -18,24 +19,35 @@ use standpipe_testkit::http::{Conn, Response};
 pub(crate) enum Via {
     /// Bytes over one connection that is kept.
     Http1,
-    /// `curl --http2-prior-knowledge`, a connection for each request.
+    /// Streams of one connection, in order; left out where there is no Node.
     Http2,
 }
 
+/// Sends a request and reads its answer.
+type Player = Box<dyn FnMut(&Ask<'_>) -> anyhow::Result<Response>>;
+
 /// Plays `rows` in order against the server at `addr` and compares every answer.
 pub(crate) fn play(addr: SocketAddr, via: Via, rows: &[(&str, &str)]) {
-    let mut conn = Conn::open(addr).unwrap();
-    for (request, expected) in rows {
-        let ask = Ask::parse(request);
-        let got = match via {
-            Via::Http1 => conn.request(ask.method, ask.target, &ask.headers, ask.body.as_bytes()),
-            Via::Http2 => curl(addr, &ask),
-        };
-        let got = got.unwrap_or_else(|error| panic!("{via:?} {request}: {error:#}"));
-        compare(&format!("{via:?} {request}"), &ask, &got, expected);
-        if got.header("connection") == Some("close") {
-            conn = Conn::open(addr).unwrap();
+    let asks = rows.iter().map(|(request, expected)| (request, Ask::parse(request), expected));
+    let mut answer: Player = match via {
+        Via::Http1 => {
+            let mut conn = Conn::open(addr).unwrap();
+            Box::new(move |ask| {
+                let got = conn.request(ask.method, ask.target, &ask.headers, ask.body.as_bytes());
+                if got.as_ref().is_ok_and(|got| got.header("connection") == Some("close")) {
+                    conn = Conn::open(addr)?;
+                }
+                got
+            })
         }
+        Via::Http2 => match Http2::open(addr) {
+            Ok(mut http2) => Box::new(move |ask| http2.request(ask)),
+            Err(error) => return eprintln!("left out: HTTP/2 needs Node: {error}"),
+        },
+    };
+    for (request, ask, expected) in asks {
+        let got = answer(&ask).unwrap_or_else(|error| panic!("{via:?} {request}: {error:#}"));
+        compare(&format!("{via:?} {request}"), &ask, &got, expected);
     }
 }
 
@@ -98,7 +110,8 @@ fn everywhere(what: &str, ask: &Ask<'_>, got: &Response) {
     let origin = ask.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("origin")).map_or("*", |(_, o)| o);
     assert_eq!(got.header("access-control-allow-origin"), Some(origin), "{what}");
     assert_eq!(got.header("cache-control"), Some("no-cache"), "{what}");
-    if got.status >= 400 && ask.method != "HEAD" {
+    // The body of a 412 is the value that is there.
+    if got.status >= 400 && got.status != 412 && ask.method != "HEAD" {
         assert_eq!(got.header("content-type"), Some("application/json; charset=utf-8"), "{what}");
         assert!(got.json().is_ok_and(|json| json["error"].is_string()), "{what}: {}", got.text());
     }
@@ -107,37 +120,48 @@ fn everywhere(what: &str, ask: &Ask<'_>, got: &Response) {
     }
 }
 
-fn curl(addr: SocketAddr, ask: &Ask<'_>) -> anyhow::Result<Response> {
-    let mut command = Command::new("curl");
-    command.args(["-sS", "-i", "-g", "--path-as-is", "--max-time", "30", "--http2-prior-knowledge"]);
-    match ask.method {
-        "HEAD" => command.arg("-I"),
-        method => command.args(["-X", method]),
-    };
-    for (name, value) in &ask.headers {
-        command.arg("-H").arg(format!("{name}: {value}"));
-    }
-    if !ask.body.is_empty() {
-        command.args(["--data-binary", "@-"]);
-    }
-    command.arg(format!("http://{addr}{}", ask.target));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    child.stdin.take().expect("piped above").write_all(ask.body.as_bytes())?;
-    let output = child.wait_with_output()?;
-    anyhow::ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
-    parse(&output.stdout).ok_or_else(|| anyhow::anyhow!("no answer: {}", String::from_utf8_lossy(&output.stdout)))
+/// An HTTP/2 connection, kept by `tests/node/http2.js`.
+struct Http2 {
+    node: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
 }
 
-/// What `curl -i` shows of an answer.
-fn parse(bytes: &[u8]) -> Option<Response> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&bytes[..end]).ok()?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/2 ")?.get(..3)?.parse().ok()?;
-    let headers = lines.filter_map(|line| line.split_once(':'));
-    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
-    Some(Response { status, headers, body: bytes[end + 4..].to_vec() })
+impl Http2 {
+    fn open(addr: SocketAddr) -> std::io::Result<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node/http2.js");
+        let mut command = Command::new("node");
+        command.arg(script).arg(format!("http://{addr}")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut node = command.spawn()?;
+        let input = node.stdin.take().expect("piped above");
+        let output = BufReader::new(node.stdout.take().expect("piped above"));
+        Ok(Self { node, input, output })
+    }
+
+    fn request(&mut self, ask: &Ask<'_>) -> anyhow::Result<Response> {
+        let headers: Value =
+            ask.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), json!(value))).collect();
+        let line = json!({"method": ask.method, "target": ask.target, "headers": headers, "body": ask.body});
+        writeln!(self.input, "{line}")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        let answer: Value = serde_json::from_str(&line)?;
+        anyhow::ensure!(answer.get("error").is_none(), "{answer}");
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let headers = answer["headers"].as_object().into_iter().flatten();
+        Ok(Response {
+            status: answer["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap_or(0),
+            headers: headers.map(|(name, value)| (name.clone(), text(value))).collect(),
+            body: text(&answer["body"]).into_bytes(),
+        })
+    }
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        let _ = self.node.kill();
+        let _ = self.node.wait();
+    }
 }
 
 /// The value at `path` (`/a/b`), for checks beside a table.

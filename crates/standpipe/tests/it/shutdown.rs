@@ -135,7 +135,7 @@ fn stalled(addr: SocketAddr) -> Vec<Conn> {
         "GET /big.json HTTP/1.1\r\nHost: x\r\n\r\n",
         "GET /big.json HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n",
     ];
-    let before = metric(addr, "standpipe_serve_requests_begun_total");
+    let before = metric(addr, "standpipe_requests_begun_total");
     let conns: Vec<_> = requests
         .iter()
         .map(|request| {
@@ -148,7 +148,7 @@ fn stalled(addr: SocketAddr) -> Vec<Conn> {
     let mut asked = 0;
     assert!(until(|| {
         asked += 1;
-        metric(addr, "standpipe_serve_requests_begun_total") >= before + asked + 3
+        metric(addr, "standpipe_requests_begun_total") >= before + asked + 3
     }));
     conns
 }

@@ -99,10 +99,10 @@ fn series(metrics: &str, name: &str) -> u64 {
 pub(crate) fn balanced(addr: SocketAddr) -> Result<(), String> {
     let metrics = request(addr, "GET", "/metrics", &[], b"").unwrap().text();
     let count = |name: &str| series(&metrics, name);
-    let accepted = count("standpipe_serve_connections_accepted_total");
-    let closed = count("standpipe_serve_connections_closed_total");
-    let ended = count("standpipe_serve_requests_total");
-    let started = count("standpipe_serve_requests_begun_total");
+    let accepted = count("standpipe_connections_accepted_total");
+    let closed = count("standpipe_connections_closed_total");
+    let ended = count("standpipe_requests_total");
+    let started = count("standpipe_requests_begun_total");
     if accepted > 0 && accepted == closed + 1 && started == ended + 1 {
         return Ok(());
     }

@@ -173,6 +173,11 @@ pub(crate) fn canonical(value: &Value) -> Value {
     let members: Map<String, Value> = match value {
         Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), canonical(value))).collect(),
         Value::Array(items) => items.iter().enumerate().map(|(n, item)| (n.to_string(), canonical(item))).collect(),
+        // 90.0 is kept as 90.
+        Value::Number(number) => match number.as_f64() {
+            Some(whole) if whole.fract() == 0.0 && whole.abs() < 1e15 => return json!(whole as i64),
+            _ => return value.clone(),
+        },
         leaf => return leaf.clone(),
     };
     let members: Map<_, _> = members.into_iter().filter(|(_, value)| !value.is_null()).collect();

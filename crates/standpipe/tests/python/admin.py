@@ -4,9 +4,12 @@ Started by tests/it/python.rs with the server's address and the name of one chec
 needs the server restarted it prints "restart" and waits for a line.
 """
 
+import os
 import queue
 import sys
+import threading
 import time
+import traceback
 
 import firebase_admin
 from firebase_admin import db, exceptions
@@ -94,29 +97,28 @@ def check_queries(root):
     heights = {"linhe": 0.6, "lamb": 2.1, "brach": 18.7, "steg": 4, "tric": 3, "pter": 0.6}
     root.set({name: {"height": h, "sub": {"len": len(name)}} for name, h in heights.items()})
     ordered = sorted(heights, key=lambda name: (heights[name], name))
-    by_height = root.order_by_child("height")
-    assert list(by_height.get()) == ordered
-    assert list(by_height.limit_to_first(2).get()) == ordered[:2]
-    assert list(by_height.limit_to_last(2).get()) == ordered[-2:]
-    assert list(by_height.start_at(3).get()) == ["tric", "steg", "brach"]
-    assert list(by_height.end_at(3).get()) == ["linhe", "pter", "lamb", "tric"]
-    assert list(by_height.start_at(2).end_at(4).get()) == ["lamb", "tric", "steg"]
-    assert list(by_height.equal_to(0.6).get()) == ["linhe", "pter"]
-    assert list(by_height.equal_to("0.6").get()) == []
-    by_length = root.order_by_child("sub/len")
-    assert sorted(by_length.equal_to(4).get()) == ["lamb", "pter", "steg", "tric"]
-    by_key = root.order_by_key()
-    assert list(by_key.get()) == sorted(heights)
-    assert list(by_key.start_at("l").end_at("p").get()) == ["lamb", "linhe"]
-    assert list(by_key.equal_to("lamb").get()) == ["lamb"]
-    assert list(by_key.limit_to_last(1).get()) == ["tric"]
+    by_height = lambda: root.order_by_child("height")
+    assert list(by_height().get()) == ordered
+    assert list(by_height().limit_to_first(2).get()) == ordered[:2]
+    assert list(by_height().limit_to_last(2).get()) == ordered[-2:]
+    assert list(by_height().start_at(3).get()) == ["tric", "steg", "brach"]
+    assert list(by_height().end_at(3).get()) == ["linhe", "pter", "lamb", "tric"]
+    assert list(by_height().start_at(2).end_at(4).get()) == ["lamb", "tric", "steg"]
+    assert list(by_height().equal_to(0.6).get()) == ["linhe", "pter"]
+    assert list(by_height().equal_to("0.6").get()) == []
+    assert sorted(root.order_by_child("sub/len").equal_to(4).get()) == ["lamb", "pter", "steg", "tric"]
+    by_key = lambda: root.order_by_key()
+    assert list(by_key().get()) == sorted(heights)
+    assert list(by_key().start_at("l").end_at("p").get()) == ["lamb", "linhe"]
+    assert list(by_key().equal_to("lamb").get()) == ["lamb"]
+    assert list(by_key().limit_to_last(1).get()) == ["tric"]
     root.set(heights)
-    by_value = root.order_by_value()
-    assert list(by_value.get()) == ordered
-    assert list(by_value.start_at(3).limit_to_first(2).get()) == ["tric", "steg"]
-    assert list(by_value.equal_to(0.6).get()) == ["linhe", "pter"]
+    by_value = lambda: root.order_by_value()
+    assert list(by_value().get()) == ordered
+    assert list(by_value().start_at(3).limit_to_first(2).get()) == ["tric", "steg"]
+    assert list(by_value().equal_to(0.6).get()) == ["linhe", "pter"]
     root.delete()
-    assert list(by_value.get() or []) == []
+    assert list(by_value().get() or []) == []
 
 
 def listen(ref):
@@ -132,11 +134,14 @@ def listen(ref):
 
 
 def close(registration, ref):
-    # The SDK's thread looks up only when something comes.
-    registration._sse.close()
-    ref.child("end").set(True)
-    registration._thread.join(LIMIT)
-    assert not registration._thread.is_alive()
+    # The SDK's own thread looks up only when something comes.
+    closing = threading.Thread(target=registration.close)
+    closing.start()
+    end = time.time() + LIMIT
+    while closing.is_alive():
+        assert time.time() < end, "the listener can't be closed"
+        ref.child("end").push(True)
+        closing.join(0.05)
 
 
 def check_listens(root):
@@ -213,4 +218,9 @@ def main():
     print("done", flush=True)
 
 
-main()
+try:
+    main()
+except BaseException:
+    traceback.print_exc()
+    # A listener's thread would keep the process alive.
+    os._exit(1)
