@@ -251,10 +251,8 @@ async fn serve_h2(session: &Session, stream: Stream, service: Answers, limits: &
             biased;
             ended = conn.as_mut() => return close_reason(ended, &activity, stopping == Some(CloseReason::Shutdown)),
             () = session.closing(), if stopping.is_none() => {
+                // Event streams end by themselves.
                 stopping = Some(CloseReason::Shutdown);
-                if activity.watching().load(Ordering::Relaxed) {
-                    return CloseReason::Shutdown;
-                }
                 conn.as_mut().graceful_shutdown();
             }
             () = sleep_until(idle_at.deadline()), if stopping.is_none() => {

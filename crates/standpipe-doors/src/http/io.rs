@@ -161,6 +161,11 @@ impl AsyncRead for Stream {
             let count = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..count]);
             self.prefix.advance(count);
+            if self.prefix.is_empty() && buf.remaining() > 0 {
+                // What else is there, in the same read: a head in two pieces is parsed twice. An
+                // error is met again by the next read.
+                let _nothing_more = Pin::new(&mut self.io).poll_read(context, buf);
+            }
         }
         let count = buf.filled().len() - before;
         self.activity.bytes_in.fetch_add(count as u64, Ordering::Relaxed);

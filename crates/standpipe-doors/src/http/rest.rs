@@ -154,7 +154,9 @@ impl Call<'_> {
             self.dispatch.watch(self.session, &self.database, &self.identity, self.node(), query, since).await?;
         let feed = Feed::new(subscription, self.session.clone(), permit);
         let mut answer = Response::new(Content::Watch(Box::new(feed)));
-        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        // Without a charset the Python client takes the text for Latin-1.
+        let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
+        answer.headers_mut().insert(header::CONTENT_TYPE, events);
         Ok(answer)
     }
 

@@ -48,36 +48,44 @@ impl Feed {
         Self { subscription, session, keep_alive_at: now + KEEP_ALIVE, next_at: now, _permit: permit }
     }
 
-    /// Waits for something to send, and gives all of it.
-    async fn next(&mut self, frames: &mut VecDeque<Frame>) -> Result<(), Error> {
+    /// Waits for something to send, and gives all of it. False when the server stops: what was
+    /// acknowledged before is in the frames, and nothing comes after them.
+    async fn next(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, Error> {
         loop {
-            let Ok(()) = timeout_at(self.keep_alive_at, self.subscription.changed()).await else {
+            let due = async {
+                let changed = timeout_at(self.keep_alive_at, self.subscription.changed()).await;
+                sleep_until(self.next_at).await;
+                changed.is_ok()
+            };
+            let (changed, more) = tokio::select! {
+                biased;
+                () = self.session.closing() => (true, false),
+                changed = due => (changed, true),
+            };
+            if !changed {
                 self.keep_alive_at = Instant::now() + KEEP_ALIVE;
                 frames.push_back(Frame::event("keep-alive", None, b"null"));
-                return Ok(());
-            };
-            if Instant::now() < self.next_at {
-                sleep_until(self.next_at).await;
+                return Ok(true);
             }
             for update in self.subscription.take(&self.session).await? {
                 encode(update, self.subscription.path(), frames);
             }
-            if !frames.is_empty() {
+            if !frames.is_empty() || !more {
                 let now = Instant::now();
                 self.keep_alive_at = now + KEEP_ALIVE;
                 self.next_at = now + Duration::from_millis(self.session.limits().watch_gather_ms);
-                return Ok(());
+                return Ok(more);
             }
         }
     }
 
     /// The stream as the body of an HTTP/2 answer.
     pub(crate) fn into_body(self) -> BoxStream<'static, Result<Bytes, Error>> {
-        stream::try_unfold((self, VecDeque::new()), |(mut feed, mut frames)| async move {
-            if frames.is_empty() {
-                feed.next(&mut frames).await?;
+        stream::try_unfold((self, VecDeque::new(), true), |(mut feed, mut frames, mut more)| async move {
+            if frames.is_empty() && more {
+                more = feed.next(&mut frames).await?;
             }
-            Ok(frames.pop_front().map(|frame: Frame| (frame.event_bytes(), (feed, frames))))
+            Ok(frames.pop_front().map(|frame: Frame| (frame.event_bytes(), (feed, frames, more))))
         })
         .boxed()
     }
@@ -163,37 +171,39 @@ pub(super) async fn carry(mut stream: Stream, mut takeover: Takeover) -> CloseRe
     let chunked = takeover.version >= Version::HTTP_11;
     let head = head(&takeover.headers, chunked);
     takeover.headers = HeaderMap::new();
-    let session = takeover.feed.session.clone();
     let mut frames = VecDeque::from([Frame(head)]);
-    let mut first = true;
+    let (mut first, mut more) = (true, true);
     loop {
         if !chunked && !first {
             frames.iter_mut().for_each(|frame| frame.0 = frame.event_bytes());
+        }
+        if chunked && !more {
+            // The last chunk: the stream ends here, it does not break off.
+            frames.push_back(Frame(Bytes::from_static(b"0\r\n\r\n")));
         }
         if send(&mut stream, &mut frames).await.is_err() {
             takeover.request.end(Outcome::Cancelled);
             return if stream.stalled() { CloseReason::SlowWatcher } else { CloseReason::PeerVanished };
         }
+        if !more {
+            let _gone = stream.shutdown().await;
+            takeover.request.finished();
+            return CloseReason::Shutdown;
+        }
         first = false;
         frames.shrink_to_fit();
         tokio::select! {
             biased;
-            next = takeover.feed.next(&mut frames) => if let Err(error) = next {
-                takeover.request.failed(error.kind().as_str());
-                return CloseReason::Internal;
+            next = takeover.feed.next(&mut frames) => match next {
+                Ok(next) => more = next,
+                Err(error) => {
+                    takeover.request.failed(error.kind().as_str());
+                    return CloseReason::Internal;
+                }
             },
             () = left(&mut stream) => {
                 takeover.request.finished();
                 return CloseReason::PeerClosed;
-            }
-            () = session.closing() => {
-                // The last chunk: the stream ends here, it does not break off.
-                if chunked {
-                    let _gone = stream.write_all(b"0\r\n\r\n").await;
-                }
-                let _gone = stream.shutdown().await;
-                takeover.request.finished();
-                return CloseReason::Shutdown;
             }
         }
     }
