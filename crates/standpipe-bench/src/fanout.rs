@@ -57,14 +57,15 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for rate in RATES {
-        let mut costs = vec![0.0; peers.len()];
+        let mut costs = vec![Vec::new(); peers.len()];
         for round in 1..=run.pace.rounds {
-            for (peer, cost) in peers.iter().zip(&mut costs) {
+            for (peer, costs) in peers.iter().zip(&mut costs) {
                 let channel = format!("r{rate}n{round}");
-                *cost += LocalSet::new().block_on(&runtime, series(peer, &channel, rate, round, run.pace.seconds))?;
+                let series = series(peer, &channel, rate, round, run.pace.seconds);
+                costs.push(LocalSet::new().block_on(&runtime, series)?);
             }
         }
-        if let [ours, theirs] = costs[..] {
+        if let [ours, theirs] = &costs[..] {
             let what = format!("CPU per delivery at {rate}/s, standpipe / nchan");
             ratio(&what, ours, theirs, Bar::AtMost(0.5));
         }

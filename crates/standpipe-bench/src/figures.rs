@@ -18,24 +18,36 @@ pub(crate) enum Bar {
 }
 
 impl Bar {
-    fn judge(self, value: f64) -> String {
-        let (sign, bar, met) = match self {
-            Self::AtLeast(bar) => ('≥', bar, value >= bar),
-            Self::AtMost(bar) => ('≤', bar, value <= bar),
+    /// Met or missed; where only some of `values` meet it, that can't be told.
+    fn judge(self, values: &[f64]) -> String {
+        let (sign, bar) = match self {
+            Self::AtLeast(bar) => ('≥', bar),
+            Self::AtMost(bar) => ('≤', bar),
         };
-        format!("bar {sign} {bar}: {}", if met { "met" } else { "MISSED" })
+        let meets = |value: &f64| match self {
+            Self::AtLeast(bar) => *value >= bar,
+            Self::AtMost(bar) => *value <= bar,
+        };
+        let verdict = match (values.iter().all(meets), values.iter().any(meets)) {
+            (true, _) => "met",
+            (false, true) => "UNCLEAR, rounds disagree",
+            (false, false) => "MISSED",
+        };
+        format!("bar {sign} {bar}: {verdict}")
     }
 }
 
-/// Prints `ours / theirs` and its bar.
-pub(crate) fn ratio(what: &str, ours: f64, theirs: f64, bar: Bar) {
-    let ratio = ours / theirs;
-    println!("ratio   {what}: {ratio:.2} ({})", bar.judge(ratio));
+/// Prints the ratio of the means of `ours` and `theirs`, that of every round, and the bar. A mean
+/// alone would hide that one disturbed round of a peer made it.
+pub(crate) fn ratio(what: &str, ours: &[f64], theirs: &[f64], bar: Bar) {
+    let mean = ours.iter().sum::<f64>() / theirs.iter().sum::<f64>();
+    let rounds: Vec<_> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    println!("ratio   {what}: {mean:.2} (rounds {rounds:.2?}; {})", bar.judge(&rounds));
 }
 
 /// Prints a figure that has a bar of its own.
 pub(crate) fn figure(what: &str, value: f64, unit: &str, bar: Bar) {
-    println!("figure  {what}: {value:.1} {unit} ({})", bar.judge(value));
+    println!("figure  {what}: {value:.1} {unit} ({})", bar.judge(&[value]));
 }
 
 /// Says that a peer is left out, and how to get it.
@@ -100,12 +112,12 @@ pub(crate) struct Turn<'a> {
     pub(crate) bear: Box<dyn FnMut(u32) -> Result<Load> + 'a>,
 }
 
-/// Lets the sides take turns, after a second each that is not counted, prints every round, and
-/// returns the sum of each side.
+/// Lets the sides take turns, after a second each that is not counted, prints every round and the
+/// sum, and returns the rounds of each side.
 ///
 /// # Errors
 /// A side fails.
-pub(crate) fn compare(mut sides: Vec<Turn<'_>>, pace: Pace) -> Result<Vec<Load>> {
+pub(crate) fn compare(mut sides: Vec<Turn<'_>>, pace: Pace) -> Result<Vec<Vec<Load>>> {
     for side in &mut sides {
         (side.bear)(1)?;
     }
@@ -117,7 +129,27 @@ pub(crate) fn compare(mut sides: Vec<Turn<'_>>, pace: Pace) -> Result<Vec<Load>>
             loads.push(load);
         }
     }
-    let sums: Vec<_> = rounds.iter().map(|loads| Load::sum(loads)).collect();
-    sides.iter().zip(&sums).for_each(|(side, sum)| sum.print(side.name, "all"));
-    Ok(sums)
+    sides.iter().zip(&rounds).for_each(|(side, loads)| Load::sum(loads).print(side.name, "all"));
+    Ok(rounds)
+}
+
+/// A figure of every round.
+pub(crate) fn each(loads: &[Load], figure: impl Fn(&Load) -> f64) -> Vec<f64> {
+    loads.iter().map(figure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_met_by_all_rounds_or_not_at_all() {
+        let check = |bar: Bar, values: &[f64], expected| assert_eq!(bar.judge(values), expected, "{values:?}");
+        check(Bar::AtLeast(0.8), &[0.8, 0.9], "bar ≥ 0.8: met");
+        check(Bar::AtLeast(0.8), &[0.7, 0.9], "bar ≥ 0.8: UNCLEAR, rounds disagree");
+        check(Bar::AtLeast(0.8), &[0.7, 0.79], "bar ≥ 0.8: MISSED");
+        check(Bar::AtMost(0.5), &[0.5], "bar ≤ 0.5: met");
+        check(Bar::AtMost(0.5), &[0.38, 0.62], "bar ≤ 0.5: UNCLEAR, rounds disagree");
+        check(Bar::AtMost(0.5), &[f64::NAN], "bar ≤ 0.5: MISSED");
+    }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use standpipe_testkit::http::{Response, request};
 
-use crate::figures::{Bar, compare, missing, ratio};
+use crate::figures::{Bar, Load, compare, each, missing, ratio};
 use crate::process::Server;
 use crate::wrk::{self, Script, turn};
 use crate::{Run, nginx};
@@ -39,8 +39,12 @@ fn throughput(ours: &Server, got: &Response, run: &Run) -> Result<()> {
     let bare = Server::bare_hyper(VALUE, &headers)?;
     let script = Script { path: PATH, lua: "" };
     let loads = compare(vec![turn(ours, script, 50), turn(&bare, script, 50)], run.pace)?;
-    ratio("requests/s, standpipe / bare hyper", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.8));
-    ratio("CPU per request, standpipe / bare hyper", loads[0].cpu_us(), loads[1].cpu_us(), Bar::AtMost(1.3));
+    for (what, figure, bar) in [
+        ("requests/s", Load::rate as fn(&Load) -> f64, Bar::AtLeast(0.8)),
+        ("CPU per request", Load::cpu_us, Bar::AtMost(1.3)),
+    ] {
+        ratio(&format!("{what}, standpipe / bare hyper"), &each(&loads[0], figure), &each(&loads[1], figure), bar);
+    }
     Ok(())
 }
 
@@ -54,8 +58,8 @@ fn latency(ours: &Server, run: &Run) -> Result<()> {
     for (what, path) in [("a file", "/v.json"), ("`return 200`", "/return")] {
         println!("nginx serves {what}:");
         let loads = compare(vec![turn(ours, get(PATH), 1_000), turn(&nginx, get(path), 1_000)], run.pace)?;
-        let [ours, theirs] = [loads[0].p99, loads[1].p99].map(|p99| p99.as_secs_f64());
-        ratio(&format!("p99, standpipe / nginx, {what}"), ours, theirs, Bar::AtMost(1.3));
+        let p99 = |loads| each(loads, |load| load.p99.as_secs_f64());
+        ratio(&format!("p99, standpipe / nginx, {what}"), &p99(&loads[0]), &p99(&loads[1]), Bar::AtMost(1.3));
     }
     Ok(())
 }

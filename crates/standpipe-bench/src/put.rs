@@ -13,7 +13,7 @@ use heed::{Database, Env, EnvOpenOptions};
 use standpipe_testkit::LIMIT;
 
 use crate::Run;
-use crate::figures::{Bar, Load, Turn, compare, missing, ratio};
+use crate::figures::{Bar, Load, Turn, compare, each, missing, ratio};
 use crate::process::{Server, Side, free_address, installed, pin};
 use crate::wrk::{self, Script};
 
@@ -49,10 +49,10 @@ pub(crate) fn run(run: &Run) -> Result<()> {
         None => missing("etcd", "apt-get install etcd-server"),
     }
     let loads = compare(sides, run.pace)?;
-    ratio("writes/s, standpipe / bare LMDB", loads[0].rate(), loads[1].rate(), Bar::AtLeast(0.7));
-    ratio("writes/s, standpipe / bare LMDB, one feeder", loads[0].rate(), loads[2].rate(), Bar::AtLeast(0.7));
-    if let Some(etcd) = loads.get(3) {
-        ratio("writes/s, standpipe / etcd", loads[0].rate(), etcd.rate(), Bar::AtLeast(3.0));
+    let bars = [("bare LMDB", 0.7), ("bare LMDB, one feeder", 0.7), ("etcd", 3.0)];
+    for ((peer, bar), theirs) in bars.into_iter().zip(&loads[1..]) {
+        let what = format!("writes/s, standpipe / {peer}");
+        ratio(&what, &each(&loads[0], Load::rate), &each(theirs, Load::rate), Bar::AtLeast(bar));
     }
     Ok(())
 }
