@@ -124,9 +124,10 @@ limits! {
     watchers_max: usize = 100_000;
     /// Watchers on one connection. Default 1,000. Over it: refused.
     watchers_per_connection_max: usize = 1_000;
-    /// Deliveries to one watcher within this time share a write, in milliseconds. Default 2; 0
+    /// Deliveries to one watcher within this time of the last one share a write, in milliseconds.
+    /// Default 20: a write costs more than all it carries. After a pause nothing waits; 0
     /// sends each at once.
-    watch_gather_ms: u64 = 2;
+    watch_gather_ms: u64 = 20;
     /// Time for open requests to end when the node stops, in milliseconds. Default 10,000; 0
     /// aborts at once.
     drain_ms: u64 = 10_000;
@@ -261,6 +262,14 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_limit_is_on_its_page() {
+        let page = include_str!("../../../docs/limits.md");
+        for (name, _) in Limits::default().entries() {
+            assert!(page.contains(&format!("| `{name}` |")), "docs/limits.md lacks {name}");
+        }
+    }
 
     fn check(change: impl FnOnce(&mut Limits), expected: &str) {
         let mut limits = Limits::default();
