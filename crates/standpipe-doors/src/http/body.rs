@@ -132,6 +132,7 @@ pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: In
             }
         }
     }
+    activity.body_taken();
     Ok(single.unwrap_or_else(|| whole.freeze()))
 }
 

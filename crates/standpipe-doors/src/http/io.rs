@@ -27,6 +27,10 @@ pub(crate) struct Activity {
     begun: AtomicU64,
     /// Bytes came in since the last request ended.
     read: AtomicBool,
+    /// A part of the request's body was not taken.
+    body_left: AtomicBool,
+    /// The next byte that comes begins a request.
+    fresh: AtomicBool,
     /// Bytes were written that hyper has not flushed.
     unflushed: AtomicBool,
     /// The peer took no byte for too long.
@@ -43,11 +47,18 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    /// A request begins; dropping the guard ends it.
-    pub(crate) fn request(self: &Arc<Self>) -> Busy {
+    /// A request begins, with a body or without; dropping the guard ends it.
+    pub(crate) fn request(self: &Arc<Self>, has_body: bool) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
+        self.body_left.store(has_body, Ordering::Relaxed);
+        self.fresh.store(false, Ordering::Relaxed);
         Busy(self.clone())
+    }
+
+    /// All of the request's body was taken.
+    pub(crate) fn body_taken(&self) {
+        self.body_left.store(false, Ordering::Relaxed);
     }
 
     /// Requests begun so far.
@@ -99,6 +110,8 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
         self.0.read.store(false, Ordering::Relaxed);
+        // What is left of a body must never be taken for a request.
+        self.0.fresh.store(!self.0.body_left.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -115,6 +128,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(io: ConnIo, activity: Arc<Activity>, write_progress_max: Duration) -> Self {
+        activity.fresh.store(true, Ordering::Relaxed);
         Self { io, prefix: Bytes::new(), activity, write_progress_max, stall: None }
     }
 
@@ -146,6 +160,27 @@ impl Stream {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
     }
 
+    /// Percent-encodes the quotes of the request line that was read from `start` on. Firebase's
+    /// documentation has curl send `orderBy="height"` as it is; hyper refuses that.
+    fn encode_quotes(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
+        let bytes = &buf.filled()[start..];
+        let Some(end) = request_line(bytes).filter(|end| bytes[..*end].contains(&b'"')) else { return };
+        let mut encoded = Vec::with_capacity(bytes.len() + 64);
+        for byte in &bytes[..end] {
+            match byte {
+                b'"' => encoded.extend_from_slice(b"%22"),
+                byte => encoded.push(*byte),
+            }
+        }
+        encoded.extend_from_slice(&bytes[end..]);
+        buf.set_filled(start);
+        let fits = encoded.len().min(buf.remaining());
+        buf.put_slice(&encoded[..fits]);
+        encoded.drain(..fits);
+        encoded.extend_from_slice(&self.prefix);
+        self.prefix = encoded.into();
+    }
+
     fn written(&self, count: usize) {
         self.activity.unflushed.store(true, Ordering::Relaxed);
         self.activity.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
@@ -171,9 +206,21 @@ impl AsyncRead for Stream {
         self.activity.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
         if count > 0 {
             self.activity.read.store(true, Ordering::Relaxed);
+            // Recognising the protocol reads less than a line.
+            if count > 3 && self.activity.fresh.swap(false, Ordering::Relaxed) {
+                self.encode_quotes(buf, before);
+            }
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// The end of the request line that `bytes` begin with, if they do.
+fn request_line(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let method = bytes.iter().position(|byte| !byte.is_ascii_uppercase())?;
+    let line = &bytes[..end];
+    (method > 0 && line[method..].starts_with(b" /") && line.ends_with(b" HTTP/1.1\r")).then_some(end)
 }
 
 impl AsyncWrite for Stream {
@@ -208,5 +255,23 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_request_line_is_one() {
+        let check = |bytes: &str, expected| assert_eq!(request_line(bytes.as_bytes()), expected, "{bytes:?}");
+        check("GET /a.json?x=\"y\" HTTP/1.1\r\nHost: x\r\n", Some(27));
+        check("GET /a.json?x=\"y\" HTTP/1.1\r", None);
+        check("GET /a.json?x=\"y\"", None);
+        check("/a.json?x=\"y\" HTTP/1.1\r\n", None);
+        check("\"GET /a.json HTTP/1.1\r\n", None);
+        check("x-quoted: \"y\"\r\n", None);
+        check("\r\n", None);
+        check("", None);
     }
 }

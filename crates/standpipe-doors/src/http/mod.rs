@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use standpipe_engine::{Error, ErrorKind, Identity};
 use standpipe_serve::{CloseReason, Conn, Deadline, Door, Metrics, Outcome, Refusal, RequestGuard, Session};
 use standpipe_tree::write_json_string;
@@ -88,7 +88,7 @@ impl HttpDoor {
         activity: &Arc<Activity>,
         request: Request<Incoming>,
     ) -> Result<Response<Reply>, Box<Takeover>> {
-        let busy = activity.request();
+        let busy = activity.request(!request.body().is_end_stream());
         let mut guard = session.request();
         let version = request.version();
         let origin = request.headers().get(header::ORIGIN).cloned();

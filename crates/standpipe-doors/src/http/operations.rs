@@ -151,6 +151,7 @@ const FIGURES: &[Figure] = &[
     ("database_queue_bytes", "Bytes of writes waiting for the writer", |stats| stats.queue_bytes as u64),
     ("database_watched_paths", "Watched paths", |stats| stats.topics as u64),
     ("database_map_bytes", "Address space reserved", |stats| stats.map_bytes as u64),
+    ("database_commits_synced", "1 when commits are synced before they are acknowledged", |stats| stats.synced.into()),
     ("database_used_bytes", "Bytes of the file in use", |stats| stats.used_bytes as u64),
 ];
 
