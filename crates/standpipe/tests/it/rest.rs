@@ -1,14 +1,15 @@
 //! The REST API as tables: request, exact answer (firebase-rtdb §1, §3, §9, §13). Every table is
 //! played over HTTP/1.1, and those that say so over HTTP/2 as well.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use standpipe_testkit::http::{Conn, request};
 use standpipe_testkit::{Launch, Server};
 
 use crate::script::{Via, get, play};
-use crate::support::{dev, quiet};
+use crate::support::{dev, quiet, write};
 
 /// Plays the table on a fresh server for each protocol.
 fn check(rows: &[(&str, &str)]) {
@@ -607,4 +608,56 @@ fn serve_is_locked_and_never_takes_owner() {
         play(server.addr(), via, &rows);
         quiet(server, &[]);
     }
+}
+
+/// Firebase's documentation shows queries for curl with their quotes as they are.
+#[test]
+fn curl_lines_of_the_documentation_work_as_they_are() {
+    let server = dev();
+    let facts = r#"{"bruhathkayosaurus":{"height":25},"lambeosaurus":{"height":2.1},"stegosaurus":{"height":4}}"#;
+    write(server.addr(), "PUT", "/dinosaurs.json", facts);
+    let url = |query: &str| format!("{}/dinosaurs.json?{query}", server.url());
+    // Several on one connection.
+    let output = Command::new("curl")
+        .args(["-sS", &url(r#"orderBy="height"&startAt=3"#), &url(r#"orderBy="$key"&startAt="l"&endAt="m""#)])
+        .arg(url("shallow=true"))
+        .arg(url(r#"orderBy="height"&limitToLast=1"#))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let expected = [
+        r#"{"stegosaurus":{"height":4},"bruhathkayosaurus":{"height":25}}"#,
+        r#"{"lambeosaurus":{"height":2.1}}"#,
+        r#"{"bruhathkayosaurus":true,"lambeosaurus":true,"stegosaurus":true}"#,
+        r#"{"bruhathkayosaurus":{"height":25}}"#,
+    ];
+    assert_eq!(told, expected.concat());
+}
+
+/// Nothing but a request line is touched by that, wherever it begins.
+#[test]
+fn quotes_elsewhere_are_left_alone() {
+    let server = dev();
+    let mut conn = Conn::open(server.addr()).unwrap();
+    let line = r#"GET /a.json?x="y" HTTP/1.1"#;
+    let body = serde_json::to_string(&format!("{line}\r\n{line}")).unwrap();
+    for n in 0..3 {
+        let head = format!(
+            "PUT /a.json?n=\"{n}\" HTTP/1.1\r\nHost: x\r\nX-Quoted: \"{n}\"\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        conn.send(head.as_bytes()).unwrap();
+        // In pieces, and with the next request in the same one.
+        conn.send(&body.as_bytes()[..1]).unwrap();
+        conn.send(&[&body.as_bytes()[1..], b"GET /a.json HTTP/1.1\r\nHost: x\r\n\r\n"].concat()).unwrap();
+        assert_eq!(conn.response(false).unwrap().text(), body);
+        assert_eq!(conn.response(false).unwrap().text(), body);
+    }
+    // A body that is refused unread is never taken for a request.
+    let length = line.len() + 4;
+    conn.send(format!("PUT /a.b.json HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(conn.response(false).unwrap().status, 400);
+    let mut conn = conn.limit(Duration::from_secs(2));
+    let _ = conn.send(format!("{line}\r\n\r\n").as_bytes());
+    assert!(conn.response(false).is_err(), "closed, or waiting; no answer");
 }

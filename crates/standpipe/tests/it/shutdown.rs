@@ -135,22 +135,27 @@ fn stalled(addr: SocketAddr) -> Vec<Conn> {
         "GET /big.json HTTP/1.1\r\nHost: x\r\n\r\n",
         "GET /big.json HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n",
     ];
-    let before = metric(addr, "standpipe_requests_begun_total");
-    let conns: Vec<_> = requests
-        .iter()
-        .map(|request| {
-            let mut conn = Conn::open(addr).unwrap();
-            conn.send(request.as_bytes()).unwrap();
-            conn
-        })
-        .collect();
-    // Under way, not only sent. Asking for the figures is a request too.
+    let send = |request: &&str| {
+        let mut conn = Conn::open(addr).unwrap();
+        conn.send(request.as_bytes()).unwrap();
+        conn
+    };
+    under_way(addr, 3, || requests.iter().map(send).collect())
+}
+
+/// Sends requests, and waits until so many more have begun.
+fn under_way<T>(addr: SocketAddr, count: u64, send: impl FnOnce() -> T) -> T {
+    let begun = || metric(addr, "standpipe_requests_begun_total");
+    let before = begun();
+    let sent = send();
+    // Asking for the figures is a request too.
     let mut asked = 0;
-    assert!(until(|| {
+    let all = until(|| {
         asked += 1;
-        metric(addr, "standpipe_requests_begun_total") >= before + asked + 3
-    }));
-    conns
+        begun() >= before + asked + count
+    });
+    assert!(all, "not all of {count} requests have begun");
+    sent
 }
 
 #[test]
@@ -198,8 +203,10 @@ fn a_stop_while_a_large_write_is_on_its_way() {
     let big = format!("\"{}\"", "x".repeat(5 << 20));
     let mut conn = Conn::open(addr).unwrap();
     let head = format!("PUT /big.json HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", big.len());
-    conn.send(head.as_bytes()).unwrap();
-    conn.send(&big.as_bytes()[..1 << 20]).unwrap();
+    under_way(addr, 1, || {
+        conn.send(head.as_bytes()).unwrap();
+        conn.send(&big.as_bytes()[..1 << 20]).unwrap();
+    });
     server.signal(Signal::TERM).unwrap();
     // It is waited for: the rest is taken, written and acknowledged.
     conn.send(&big.as_bytes()[1 << 20..]).unwrap();
