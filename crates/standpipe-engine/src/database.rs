@@ -167,6 +167,7 @@ impl Database {
             topics: self.hub.topic_count(),
             map_bytes: self.store.map_bytes(),
             used_bytes: self.store.used_bytes(),
+            synced: self.config.durability == Durability::Commit,
             ..DatabaseStats::default()
         };
         stats.with_writer(&self.metrics)

@@ -46,6 +46,8 @@ pub struct DatabaseStats {
     pub map_bytes: usize,
     /// Bytes of the file in use.
     pub used_bytes: usize,
+    /// Are commits synced before they are acknowledged?
+    pub synced: bool,
 }
 
 impl DatabaseStats {
