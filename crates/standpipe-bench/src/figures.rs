@@ -81,15 +81,14 @@ impl Load {
         self.cpu.as_secs_f64() * 1e6 / self.requests as f64
     }
 
-    /// Prints it as a row.
+    /// Prints it as a row; of a side without a process of its own, the rate is all that is known.
     pub(crate) fn print(&self, side: &str, round: impl Display) {
-        println!(
-            "{side:>24} {round:>5}: {:>9.0} requests/s {:>7.2} CPU us/request  p50 {:>7.2} ms  p99 {:>7.2} ms",
-            self.rate(),
-            self.cpu_us(),
-            self.p50.as_secs_f64() * 1e3,
-            self.p99.as_secs_f64() * 1e3,
-        );
+        print!("{side:>24} {round:>5}: {:>9.0} requests/s", self.rate());
+        if !self.cpu.is_zero() {
+            let [p50, p99] = [self.p50, self.p99].map(|latency| latency.as_secs_f64() * 1e3);
+            print!(" {:>7.2} CPU us/request  p50 {p50:>7.2} ms  p99 {p99:>7.2} ms", self.cpu_us());
+        }
+        println!();
     }
 
     /// Adds up rounds. Percentiles can't be added: they become their mean.
