@@ -129,9 +129,9 @@ impl Dispatch {
             database.at_least(rev, deadline.instant()).await?;
         }
         let snapshot = database.snapshot().await?;
-        let cost = cost(&snapshot, &read.path, session)?;
-        let children_max = database.config().query_children_max;
         let budget = session.limits().reply_chunk_bytes;
+        let cost = cost(&snapshot, &read.path, budget)?;
+        let children_max = database.config().query_children_max;
         run(session, Class::Read, cost, deadline, move || read_job(snapshot, read, children_max, budget)).await
     }
 
@@ -257,7 +257,7 @@ impl Subscription {
         let path = self.path().clone();
         let snapshot = database.snapshot().await?;
         let rev = snapshot.rev();
-        let cost = cost(&snapshot, &path, session)?;
+        let cost = cost(&snapshot, &path, session.limits().reply_chunk_bytes)?;
         let json = match self.query.take() {
             None => run(session, Class::Read, cost, deadline, move || whole(&snapshot, &path)).await?,
             Some(query) => {
@@ -302,7 +302,7 @@ impl Subscription {
         };
         let snapshot = self.watch.database().snapshot().await?;
         let rev = snapshot.rev();
-        let cost = cost(&snapshot, self.path(), session)?;
+        let cost = cost(&snapshot, self.path(), session.limits().reply_chunk_bytes)?;
         let job = move || window.advance(&snapshot).map(|json| (window, json));
         let (window, json) = run(session, Class::Read, cost, deadline, job).await?;
         self.query = Some(QueryWatch::Open(window));
@@ -312,20 +312,24 @@ impl Subscription {
     }
 }
 
-/// Counts rows up to the point where a read stops being small.
-fn cost(snapshot: &Snapshot, path: &Path, session: &Session) -> Result<Cost, Error> {
+/// Counts rows up to the point where a read stops being small; `chunk_bytes` is too much for one.
+fn cost(snapshot: &Snapshot, path: &Path, chunk_bytes: usize) -> Result<Cost, Error> {
     let mut cursor = snapshot.cursor(path);
     let mut row = cursor.seek(&[])?;
     let mut bytes = 0;
     for _ in 0..SMALL_ROWS {
-        let Some((_, value)) = row else { return Ok(Cost::Small) };
+        let Some((key, value)) = row else { return Ok(Cost::Small) };
         bytes += value.len();
-        if bytes > session.limits().reply_chunk_bytes {
+        if bytes > chunk_bytes {
             break;
+        }
+        if key.is_empty() {
+            // A leaf has nothing below it.
+            return Ok(Cost::Small);
         }
         row = cursor.next()?;
     }
-    Ok(Cost::Bytes(session.limits().reply_chunk_bytes))
+    Ok(Cost::Bytes(chunk_bytes))
 }
 
 fn whole(snapshot: &Snapshot, path: &Path) -> Result<Vec<u8>, Error> {

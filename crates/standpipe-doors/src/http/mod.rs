@@ -125,10 +125,6 @@ impl HttpDoor {
         request: Request<Incoming>,
     ) -> Result<Answer, Error> {
         let (parts, body) = request.into_parts();
-        if parts.version == Version::HTTP_11 && parts.headers.get_all(header::HOST).iter().count() != 1 {
-            // RFC 9112 §3.2: what a proxy in front may have read otherwise is not guessed at.
-            return Err(Error::bad_request("exactly one Host header is required"));
-        }
         // Two names could be taken for two databases by two readers (RFC 9112 §3.2).
         if parts.version == Version::HTTP_11 && parts.headers.get_all(header::HOST).iter().count() != 1 {
             return Err(Error::bad_request("a request must have exactly one Host header"));
@@ -157,9 +153,13 @@ impl HttpDoor {
                     params,
                     headers: &parts.headers,
                 };
+                // Boxed, all but the reads: their futures are large, and every request would carry them.
                 match method {
+                    Method::GET if call.wants_events() => Box::pin(call.listen()).await,
                     Method::GET => call.get().await,
-                    Method::PUT | Method::POST | Method::PATCH | Method::DELETE => call.write(&method, body).await,
+                    Method::PUT | Method::POST | Method::PATCH | Method::DELETE => {
+                        Box::pin(call.write(&method, body)).await
+                    }
                     _ => Err(method_error()),
                 }
             }
@@ -178,10 +178,10 @@ impl HttpDoor {
                 let namespace = namespace(&params, &parts.headers, parts.uri.host());
                 let admin = operations::Admin { dispatch: &inner.dispatch, session, activity, namespace };
                 match (route, method) {
-                    (Route::Rules, Method::GET) => admin.rules().await,
-                    (Route::Rules, Method::PUT) => admin.put_rules(body, parts.uri.query()).await,
+                    (Route::Rules, Method::GET) => Box::pin(admin.rules()).await,
+                    (Route::Rules, Method::PUT) => Box::pin(admin.put_rules(body, parts.uri.query())).await,
                     (Route::Databases, Method::GET) => admin.databases(),
-                    (Route::Backup, Method::GET) => admin.backup().await,
+                    (Route::Backup, Method::GET) => Box::pin(admin.backup()).await,
                     _ => Err(method_error()),
                 }
             }
@@ -261,9 +261,11 @@ fn namespace(params: &Params<'_>, headers: &HeaderMap, uri_host: Option<&str>) -
 
 fn common_headers(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if origin.is_some() {
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, X-Standpipe-Rev"));
+    }
     let allowed = origin.unwrap_or(HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, X-Standpipe-Rev"));
 }
 
 fn preflight(request: &HeaderMap) -> Answer {
@@ -282,8 +284,12 @@ fn preflight(request: &HeaderMap) -> Answer {
     answer
 }
 
+/// Room for the headers of an answer, so that adding them does not grow the map again and again.
+const HEADERS: usize = 12;
+
 fn json_answer(content: Content) -> Answer {
     let mut answer = Response::new(content);
+    answer.headers_mut().reserve(HEADERS);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     answer
 }

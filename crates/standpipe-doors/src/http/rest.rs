@@ -71,14 +71,16 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// `GET`, or an event stream.
+    /// Is this a `GET` of an event stream?
+    pub(super) fn wants_events(&self) -> bool {
+        self.headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+    }
+
+    /// `GET` of a value.
     pub(super) async fn get(self) -> Result<Answer, Error> {
         self.refuse_condition()?;
-        if self.headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream")) {
-            return self.listen().await;
-        }
         if let Location::Priority(path) = &self.location {
-            return self.get_priority(path.clone()).await;
+            return Box::pin(self.get_priority(path.clone())).await;
         }
         let if_none_match = self.header(&header::IF_NONE_MATCH)?.map(str::to_owned);
         let read = Read {
@@ -140,7 +142,9 @@ impl Call<'_> {
         Ok(json_answer(Content::Full(json.into())))
     }
 
-    async fn listen(self) -> Result<Answer, Error> {
+    /// `GET` of an event stream.
+    pub(super) async fn listen(self) -> Result<Answer, Error> {
+        self.refuse_condition()?;
         let permit = self.session.watch_permit().map_err(super::refused)?;
         let since = match self.header(&LAST_EVENT_ID)? {
             None | Some("") => None,

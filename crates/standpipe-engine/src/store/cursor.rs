@@ -15,9 +15,9 @@ pub struct StoreCursor<'t> {
     table: Table,
     txn: &'t RoTxn<'t>,
     prefix: Vec<u8>,
-    end: Vec<u8>,
-    /// Reused to build absolute keys.
+    /// Where the last seek ended: the absolute key it found, or none in this subtree.
     key: Vec<u8>,
+    found: bool,
     /// Opened only when a second row is asked for: most reads are of one leaf.
     range: Option<RoRange<'t, Bytes, Bytes>>,
 }
@@ -30,8 +30,7 @@ impl std::fmt::Debug for StoreCursor<'_> {
 
 impl<'t> StoreCursor<'t> {
     pub(super) fn new(table: Table, txn: &'t RoTxn<'t>, prefix: Vec<u8>) -> Self {
-        let end = prefix_end(&prefix);
-        Self { table, txn, key: prefix.clone(), prefix, end, range: None }
+        Self { table, txn, prefix, key: Vec::new(), found: false, range: None }
     }
 
     /// Leaves the absolute key of `key` in `self.key`.
@@ -54,14 +53,10 @@ impl<'t> RowCursor<'t> for StoreCursor<'t> {
         self.absolute(key);
         self.range = None;
         let row = self.table.get_greater_than_or_equal_to(self.txn, &self.key)?;
-        if let Some((found, _)) = row {
-            self.key.clear();
-            self.key.extend_from_slice(found);
-        }
         let row = self.relative(row);
-        if row.is_none() {
-            // Beyond the subtree: `next` must stay there too.
-            self.key.clone_from(&self.end);
+        self.found = row.is_some();
+        if let Some((found, _)) = row {
+            self.absolute(found);
         }
         Ok(row)
     }
@@ -70,10 +65,11 @@ impl<'t> RowCursor<'t> for StoreCursor<'t> {
         let range = match &mut self.range {
             Some(range) => range,
             none => {
-                if self.key >= self.end {
+                if !self.found {
                     return Ok(None);
                 }
-                let mut range = self.table.range(self.txn, &range_from(&self.key, &self.end))?;
+                let end = prefix_end(&self.prefix);
+                let mut range = self.table.range(self.txn, &range_from(&self.key, &end))?;
                 range.next().transpose()?;
                 none.insert(range)
             }

@@ -103,6 +103,9 @@ impl Store {
 
     /// Opens a snapshot, waiting for a resize to end.
     pub(crate) async fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
+        if let Some(snapshot) = self.try_snapshot()? {
+            return Ok(snapshot);
+        }
         let pass = self.gate.enter().await;
         self.snapshot_with(pass)
     }
