@@ -122,7 +122,7 @@ fn after(tree: &Value, step: &Step) -> Value {
 #[test]
 fn every_acknowledged_write_survives_a_kill() {
     let mut random = Random::new();
-    let rounds = setting("STANDPIPE_TEST_KILLS", 30);
+    let rounds = setting("STANDPIPE_TEST_KILLS", 100);
     let mut server = dev();
     let mut writers: Vec<_> = (0..WRITERS)
         .map(|n| Writer {

@@ -189,6 +189,35 @@ fn resuming_has_no_gap_and_no_duplicate() {
     assert!(last > revs[9], "revisions go on after a crash");
 }
 
+/// A window is not in the change table: a query's stream begins again with the whole of it.
+#[test]
+fn a_querys_stream_resumes_with_its_window() {
+    let server = dev();
+    let addr = server.addr();
+    let rev = write(addr, "PUT", "/v.json", r#"{"a":1,"b":2,"c":3}"#);
+    let target = "/v.json?orderBy=%22$value%22&limitToLast=2";
+    let mut stream = open(addr, target, None);
+    assert_eq!(next(&mut stream), put(rev, "/", json!({"b": 2, "c": 3})));
+    drop(stream);
+    let missed = write(addr, "PUT", "/v/a.json", "9");
+    let mut stream = open(addr, target, Some(rev));
+    assert_eq!(next(&mut stream), put(missed, "/", json!({"a": 9, "c": 3})));
+    let last = write(addr, "DELETE", "/v/c.json", "");
+    assert_eq!(next(&mut stream), patch(last, "/", json!({"b": 2, "c": null})));
+}
+
+#[test]
+fn a_watcher_sees_its_own_database_only() {
+    let server = dev();
+    let addr = server.addr();
+    let mut one = open(addr, "/a.json?ns=one", None);
+    let mut two = open(addr, "/a.json?ns=two", None);
+    assert_eq!((next(&mut one), next(&mut two)), (put(0, "/", Value::Null), put(0, "/", Value::Null)));
+    assert_eq!(write(addr, "PUT", "/a.json?ns=one", "1"), 1);
+    assert_eq!(write(addr, "PUT", "/a.json?ns=two", "2"), 1);
+    assert_eq!((next(&mut one), next(&mut two)), (put(1, "/", json!(1)), put(1, "/", json!(2))));
+}
+
 #[test]
 fn a_position_that_is_not_held_is_reset() {
     let (mut server, config) = dev_with("[limits]\nchanges_bytes_max = 4096\n");
