@@ -18,25 +18,25 @@ use crate::{Limits, Peer, Session};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// `connections_max` are open.
-    #[error("the server has too many connections open; try again")]
+    #[error("the server has as many connections as it may have (connections_max); try again")]
     Connections,
     /// `connections_per_door_max` are open on this door.
-    #[error("this port has too many connections open; try again")]
+    #[error("this port has as many connections as it may have (connections_per_door_max); try again")]
     DoorConnections,
     /// `connections_per_peer_max` are open from this address.
-    #[error("too many connections from your address; close some")]
+    #[error("too many connections from your address (connections_per_peer_max); close some")]
     PeerConnections,
     /// The queue of this class holds `queue_jobs_max` jobs or `queue_bytes_max` bytes.
-    #[error("the server is overloaded: its queue is full; try again")]
+    #[error("the server is overloaded: its queue is full (queue_jobs_max, queue_bytes_max); try again")]
     QueueFull,
     /// `bodies_bytes_in_flight_max` are being received.
-    #[error("the server is receiving too much at once; try again")]
+    #[error("the server is receiving as much at once as it may (bodies_bytes_in_flight_max); try again")]
     Bodies,
     /// `watchers_max` are attached.
-    #[error("the server has too many watchers; try again")]
+    #[error("the server has as many watchers as it may have (watchers_max); try again")]
     Watchers,
     /// `watchers_per_connection_max` are attached to this connection.
-    #[error("too many watchers on one connection; close some")]
+    #[error("too many watchers on one connection (watchers_per_connection_max); close some")]
     ConnectionWatchers,
     /// The node stops.
     #[error("the server is shutting down; try again")]

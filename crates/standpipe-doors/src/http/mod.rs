@@ -134,10 +134,13 @@ impl HttpDoor {
         }
         let route = route(parts.uri.path())?;
         let params = Params::parse(parts.uri.query())?;
-        let method = method(&parts.method, &parts.headers, &params)?;
+        let method = method(&parts.method, &parts.headers, &params);
         let identity = || self.identify(&parts.headers, &params);
         let inner = &self.inner;
-        let only_get = || if method == Method::GET { Ok(()) } else { Err(method_error()) };
+        let only_get = |answer: fn(&Inner) -> Answer| match method {
+            Method::GET => answer(inner),
+            _ => not_allowed("GET, HEAD"),
+        };
         match route {
             Route::Tree(location) => {
                 let identity = identity()?;
@@ -160,17 +163,14 @@ impl HttpDoor {
                     Method::PUT | Method::POST | Method::PATCH | Method::DELETE => {
                         Box::pin(call.write(&method, body)).await
                     }
-                    _ => Err(method_error()),
+                    _ => Ok(not_allowed(METHODS)),
                 }
             }
-            Route::Health => only_get().map(|()| text("ok\n")),
-            Route::Ready if inner.ready.load(Ordering::Relaxed) => only_get().map(|()| text("ready\n")),
+            Route::Health => Ok(only_get(|_| text("ok\n"))),
+            Route::Ready if inner.ready.load(Ordering::Relaxed) => Ok(only_get(|_| text("ready\n"))),
             Route::Ready => Err(Error::unavailable("the server is starting or stopping")),
-            Route::Index => only_get().map(|()| text(operations::INDEX)),
-            Route::Metrics => {
-                only_get()?;
-                Ok(operations::metrics(inner.dispatch.engine(), &inner.metrics))
-            }
+            Route::Index => Ok(only_get(|_| text(operations::INDEX))),
+            Route::Metrics => Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics))),
             Route::Rules | Route::Databases | Route::Backup => {
                 if identity()? != Identity::Admin {
                     return Err(Error::denied());
@@ -182,7 +182,8 @@ impl HttpDoor {
                     (Route::Rules, Method::PUT) => Box::pin(admin.put_rules(body, parts.uri.query())).await,
                     (Route::Databases, Method::GET) => admin.databases(),
                     (Route::Backup, Method::GET) => Box::pin(admin.backup()).await,
-                    _ => Err(method_error()),
+                    (Route::Rules, _) => Ok(not_allowed("GET, HEAD, PUT")),
+                    _ => Ok(not_allowed("GET, HEAD")),
                 }
             }
             Route::Unknown => Err(Error::new(
@@ -219,31 +220,29 @@ fn refused(refusal: Refusal) -> Error {
     Error::overloaded(refusal.to_string(), refusal.retry_after())
 }
 
-fn method_error() -> Error {
-    Error::new(ErrorKind::BadRequest, "method not allowed")
+/// The methods of a location.
+const METHODS: &str = "GET, PUT, POST, PATCH, DELETE, OPTIONS, HEAD";
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let mut answer = json_answer(Content::Full(error_json("method not allowed").into()));
+    *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    answer
 }
 
-/// The method meant: `POST` may say another one (firebase-rtdb §9.1); `HEAD` is a `GET` whose
+/// The method meant, if it is one: `POST` may say another one (firebase-rtdb §9.1); `HEAD` is a `GET` whose
 /// body is not sent.
-fn method(method: &Method, headers: &HeaderMap, params: &Params<'_>) -> Result<Method, Error> {
+fn method(method: &Method, headers: &HeaderMap, params: &Params<'_>) -> Method {
     if *method == Method::HEAD {
-        return Ok(Method::GET);
+        return Method::GET;
     }
     if *method != Method::POST {
-        return Ok(method.clone());
+        return method.clone();
     }
     let header = headers.get(&rest::METHOD_OVERRIDE).and_then(|value| value.to_str().ok());
-    match header.or(params.method_override.as_deref()) {
-        None => Ok(Method::POST),
-        Some(name) => match name.to_ascii_uppercase().as_str() {
-            "GET" => Ok(Method::GET),
-            "PUT" => Ok(Method::PUT),
-            "POST" => Ok(Method::POST),
-            "PATCH" => Ok(Method::PATCH),
-            "DELETE" => Ok(Method::DELETE),
-            _ => Err(method_error()),
-        },
-    }
+    let Some(name) = header.or(params.method_override.as_deref()) else { return Method::POST };
+    // What is no method at all is none of ours either.
+    Method::from_bytes(name.to_ascii_uppercase().as_bytes()).unwrap_or(Method::TRACE)
 }
 
 /// `ns`, else the first label of a host name that has several (firebase-rtdb §1).
@@ -271,10 +270,7 @@ fn common_headers(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
 fn preflight(request: &HeaderMap) -> Answer {
     let mut answer = Response::new(Content::Full(Bytes::new()));
     let headers = answer.headers_mut();
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET, PUT, POST, PATCH, DELETE, OPTIONS, HEAD"),
-    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
     let asked = request.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let allowed = asked.unwrap_or(HeaderValue::from_static(
         "authorization, content-type, if-match, if-none-match, x-firebase-etag, last-event-id, x-http-method-override",
@@ -308,11 +304,7 @@ fn error_answer(error: &Error) -> Answer {
         tracing::debug!(?error, "request refused");
     }
     let mut answer = json_answer(Content::Full(error_json(error.message()).into()));
-    *answer.status_mut() = if error.message() == "method not allowed" {
-        StatusCode::METHOD_NOT_ALLOWED
-    } else {
-        http_status(error.kind())
-    };
+    *answer.status_mut() = http_status(error.kind());
     if let Some(after) = error.retry_after() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
     }

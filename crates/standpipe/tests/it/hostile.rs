@@ -484,7 +484,7 @@ fn beyond_the_limit_of_connections_the_answer_is_no() {
         assert_eq!(refusal.status, 503, "{}", refusal.text());
         assert!(refusal.header("retry-after").is_some());
         assert!(
-            refusal.json().unwrap()["error"].as_str().unwrap().contains("too many connections"),
+            refusal.json().unwrap()["error"].as_str().unwrap().contains("connections_max"),
             "{}",
             refusal.text()
         );
