@@ -6,6 +6,7 @@
 
 mod cities;
 mod cli;
+mod conformance;
 mod durability;
 mod eventsource;
 mod hostile;
