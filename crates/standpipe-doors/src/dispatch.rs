@@ -51,6 +51,11 @@ impl Read {
     pub(crate) fn new(path: Path) -> Self {
         Self { path, query: None, shallow: None, format: Format::Plain, pretty: false, etag: false, at_least: None }
     }
+
+    /// Is a leaf its own answer?
+    fn is_plain(&self) -> bool {
+        self.query.is_none() && !self.etag && self.format == Format::Plain
+    }
 }
 
 /// The answer to a read: the first slice, and what is left to read.
@@ -59,7 +64,7 @@ pub(crate) struct ReadReply {
     pub(crate) rev: u64,
     pub(crate) etag: Option<String>,
     pub(crate) first: Vec<u8>,
-    pub(crate) rest: Option<Slices>,
+    pub(crate) rest: Option<Box<Slices>>,
 }
 
 /// The rest of a long read: the snapshot and the position in it.
@@ -78,10 +83,10 @@ impl Slices {
     /// Reads the next slice on a worker. The worker is held for one slice only: a peer that reads
     /// slowly costs an open snapshot, not a worker.
     pub(crate) async fn next(
-        mut self,
+        mut self: Box<Self>,
         session: &Session,
         deadline: Deadline,
-    ) -> Result<(Vec<u8>, Option<Self>), Error> {
+    ) -> Result<(Vec<u8>, Option<Box<Self>>), Error> {
         let budget = session.limits().reply_chunk_bytes;
         let job = move || {
             let mut out = Vec::with_capacity(budget + budget / 8);
@@ -129,10 +134,18 @@ impl Dispatch {
             database.at_least(rev, deadline.instant()).await?;
         }
         let snapshot = database.snapshot().await?;
-        let budget = session.limits().reply_chunk_bytes;
-        let cost = cost(&snapshot, &read.path, budget)?;
         let children_max = database.config().query_children_max;
-        run(session, Class::Read, cost, deadline, move || read_job(snapshot, read, children_max, budget)).await
+        let budget = session.limits().reply_chunk_bytes;
+        // Where the read is small, the look that finds it so has made the answer.
+        let small = move || read_small(snapshot, read, children_max, budget);
+        match run(session, Class::Read, Cost::Small, deadline, small).await? {
+            Sized::Small(reply) => Ok(reply),
+            Sized::Large(large) => {
+                let (snapshot, read) = *large;
+                let job = move || read_job(snapshot, read, children_max, budget);
+                run(session, Class::Read, Cost::Bytes(budget), deadline, job).await
+            }
+        }
     }
 
     /// Reads the priority of a node, as JSON.
@@ -312,6 +325,29 @@ impl Subscription {
     }
 }
 
+/// A read that is done, or one that a worker must do.
+enum Sized {
+    Small(ReadReply),
+    Large(Box<(Snapshot, Read)>),
+}
+
+/// Reads what is small; a single leaf, which most reads are of, right where it is found.
+fn read_small(snapshot: Snapshot, read: Read, children_max: usize, budget: usize) -> Result<Sized, Error> {
+    let leaf = match snapshot.cursor(&read.path).seek(&[])? {
+        Some((&[], value)) if read.is_plain() && value.len() <= budget => Leaf::decode(value),
+        _ => None,
+    };
+    if let Some(leaf) = leaf {
+        let mut first = Vec::with_capacity(32);
+        leaf.write_json(&mut first);
+        return Ok(Sized::Small(ReadReply { rev: snapshot.rev(), etag: None, first, rest: None }));
+    }
+    match cost(&snapshot, &read.path, budget)? {
+        Cost::Small => read_job(snapshot, read, children_max, budget).map(Sized::Small),
+        Cost::Bytes(_) => Ok(Sized::Large(Box::new((snapshot, read)))),
+    }
+}
+
 /// Counts rows up to the point where a read stops being small; `chunk_bytes` is too much for one.
 fn cost(snapshot: &Snapshot, path: &Path, chunk_bytes: usize) -> Result<Cost, Error> {
     let mut cursor = snapshot.cursor(path);
@@ -350,7 +386,7 @@ fn read_job(snapshot: Snapshot, read: Read, children_max: usize, budget: usize) 
     let mut slices = Slices { snapshot, path: read.path, stream };
     let mut first = Vec::new();
     let progress = slices.fill(&mut first, budget)?;
-    Ok(ReadReply { rev, etag, first, rest: (progress == Progress::More).then_some(slices) })
+    Ok(ReadReply { rev, etag, first, rest: (progress == Progress::More).then(|| Box::new(slices)) })
 }
 
 /// Runs a job through the session and speaks the engine's errors about what the core refused.

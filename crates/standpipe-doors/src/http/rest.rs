@@ -329,8 +329,8 @@ fn content(reply: ReadReply, session: &Session, before: Vec<u8>, after: &'static
         return Content::Full(first.into());
     };
     enum Next {
-        First(Vec<u8>, Slices),
-        Slices(Slices),
+        First(Vec<u8>, Box<Slices>),
+        Slices(Box<Slices>),
         After,
     }
     let session = session.clone();

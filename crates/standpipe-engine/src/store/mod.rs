@@ -11,6 +11,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use standpipe_tree::Path;
@@ -46,6 +47,9 @@ pub(crate) struct Store {
     pub(crate) tree: Table,
     pub(crate) changes: Table,
     meta: Table,
+    /// The state of the newest transaction that a snapshot has read, with LMDB's number for it:
+    /// most snapshots see the same one, and a look here is cheaper than a look into the file.
+    known: ArcSwapOption<(usize, State)>,
 }
 
 impl std::fmt::Debug for Store {
@@ -88,7 +92,8 @@ impl Store {
         }
         txn.commit().map_err(|error| cannot_open(dir, error))?;
         env.clear_stale_readers()?;
-        Ok(Self { env, gate: Arc::default(), dir: dir.to_owned(), tree, changes, meta })
+        let known = ArcSwapOption::empty();
+        Ok(Self { env, gate: Arc::default(), dir: dir.to_owned(), tree, changes, meta, known })
     }
 
     /// The folder of this environment.
@@ -112,7 +117,15 @@ impl Store {
 
     fn snapshot_with(self: &Arc<Self>, pass: Pass) -> Result<Snapshot> {
         let txn = self.env.clone().static_read_txn()?;
-        let state = self.state(&txn)?;
+        let known = self.known.load();
+        let state = match &*known {
+            Some(known) if known.0 == txn.id() => known.1.clone(),
+            _ => {
+                let state = self.state(&txn)?;
+                self.known.store(Some(Arc::new((txn.id(), state.clone()))));
+                state
+            }
+        };
         Ok(Snapshot { txn, state, store: self.clone(), _pass: pass })
     }
 

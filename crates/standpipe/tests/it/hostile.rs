@@ -483,11 +483,7 @@ fn beyond_the_limit_of_connections_the_answer_is_no() {
         };
         assert_eq!(refusal.status, 503, "{}", refusal.text());
         assert!(refusal.header("retry-after").is_some());
-        assert!(
-            refusal.json().unwrap()["error"].as_str().unwrap().contains("connections_max"),
-            "{}",
-            refusal.text()
-        );
+        assert!(refusal.json().unwrap()["error"].as_str().unwrap().contains("connections_max"), "{}", refusal.text());
         assert!(held.len() >= 18, "{} besides the good client", held.len());
         // Those that are in stay, and a place that gets free is given away.
         assert_eq!(held[0].request("GET", "/kept.json", &[], b"").unwrap().status, 200);
