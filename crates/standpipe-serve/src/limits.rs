@@ -118,8 +118,8 @@ limits! {
     /// Silence after which TCP itself asks whether the peer is there, in milliseconds. Default
     /// 60,000; whole seconds count.
     tcp_keepalive_ms: u64 = 60_000;
-    /// Quiet time after which a connection gives its buffers back, in milliseconds. Default 500.
-    park_after_ms: u64 = 500;
+    /// Quiet time after which a connection gives its buffers back, in milliseconds. Default 100.
+    park_after_ms: u64 = 100;
     /// Watchers on the node. Default 100,000. Over it: refused with a retry hint.
     watchers_max: usize = 100_000;
     /// Watchers on one connection. Default 1,000. Over it: refused.
