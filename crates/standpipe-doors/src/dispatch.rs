@@ -253,7 +253,10 @@ impl Subscription {
                 WatchRead::Events(events) if events.is_empty() => {}
                 WatchRead::Events(_) if self.query.is_some() => self.move_window(session, deadline).await?,
                 WatchRead::Events(events) => self.pending.extend(events.into_iter().map(Update::Event)),
-                WatchRead::Lagged => self.restart(session, Some(ResetReason::Lagged), deadline).await?,
+                WatchRead::Lagged => {
+                    session.lagged();
+                    self.restart(session, Some(ResetReason::Lagged), deadline).await?;
+                }
             }
         }
         Ok(std::mem::take(&mut self.pending))
