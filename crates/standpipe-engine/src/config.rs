@@ -2,7 +2,10 @@
 //! its `[limits]` and `[engine]` tables to these, the engine reads no file and no environment.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::identity::Access;
@@ -27,7 +30,11 @@ pub enum Databases {
     Named(Vec<String>),
 }
 
-/// Settings of one engine.
+/// The settings in force, shared by an engine and its databases: who needs one reads it at the
+/// moment of use, so a reload is one pointer swap.
+pub(crate) type Shared = Arc<ArcSwap<EngineConfig>>;
+
+/// Settings of one engine. What is a limit can change while it is open: [`crate::Engine::reload`].
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// The data folder: one folder per database below it.
@@ -71,6 +78,25 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    pub(crate) fn shared(self) -> Shared {
+        Arc::new(ArcSwap::from_pointee(self))
+    }
+
+    /// These settings under the limits of `other`.
+    pub(crate) fn with_limits_of(&self, other: &Self) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            databases: self.databases.clone(),
+            default_database: self.default_database.clone(),
+            durability: self.durability,
+            access: self.access,
+            map_bytes_initial: self.map_bytes_initial,
+            readers_max: self.readers_max,
+            clock: self.clock.clone(),
+            ..other.clone()
+        }
+    }
+
     /// Defaults for a data folder: locked, durable, one database named `default`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {

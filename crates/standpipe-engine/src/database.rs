@@ -1,6 +1,7 @@
 //! One database: one tree, one writer, one revision counter. The handle doors hold: snapshots,
 //! writes, watches. It knows no session, status code or socket.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -9,9 +10,9 @@ use parking_lot::Mutex;
 use standpipe_tree::{Path, PushIds};
 use tokio::sync::oneshot;
 
-use crate::config::{Durability, EngineConfig};
+use crate::config::{Durability, EngineConfig, Shared};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Hub, RingLimits};
+use crate::hub::Hub;
 use crate::intent::{Committed, Intent};
 use crate::log::Log;
 use crate::metrics::{DatabaseStats, WriterMetrics};
@@ -23,7 +24,7 @@ use crate::writer::{OnFatal, Writer};
 /// An open database.
 pub struct Database {
     name: String,
-    config: EngineConfig,
+    config: Shared,
     store: Arc<Store>,
     hub: Arc<Hub>,
     queue: Arc<Queue>,
@@ -40,7 +41,18 @@ impl std::fmt::Debug for Database {
 impl Database {
     /// Opens the database in `config.dir/name` and starts its writer on `log`. Most callers want
     /// [`crate::Engine::database`]; tests of shared logs come here.
-    pub fn open(name: &str, config: &EngineConfig, mut log: Box<dyn Log>, on_fatal: OnFatal) -> Result<Arc<Self>> {
+    pub fn open(name: &str, config: &EngineConfig, log: Box<dyn Log>, on_fatal: OnFatal) -> Result<Arc<Self>> {
+        Self::open_shared(name, config.clone().shared(), log, on_fatal)
+    }
+
+    /// As [`Database::open`], with settings that may change.
+    pub(crate) fn open_shared(
+        name: &str,
+        shared: Shared,
+        mut log: Box<dyn Log>,
+        on_fatal: OnFatal,
+    ) -> Result<Arc<Self>> {
+        let config = shared.load();
         let store = Arc::new(Store::open(
             &config.dir.join(name),
             StoreOptions {
@@ -50,9 +62,8 @@ impl Database {
             },
         )?);
         let rev = store.try_snapshot()?.map_or(0, |snapshot| snapshot.rev());
-        let limits = RingLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
-        let hub = Arc::new(Hub::new(rev, limits));
-        let queue = Arc::new(Queue::new(config.writer_queue_intents_max, config.writer_queue_bytes_max));
+        let hub = Arc::new(Hub::new(rev));
+        let queue = Arc::<Queue>::default();
         let metrics = Arc::<WriterMetrics>::default();
         let wake = queue.clone();
         log.follow(Box::new(move || wake.wake()));
@@ -62,7 +73,7 @@ impl Database {
             hub: hub.clone(),
             queue: queue.clone(),
             metrics: metrics.clone(),
-            config: config.clone(),
+            config: shared.clone(),
             on_fatal,
             push_ids: PushIds::default(),
             unsynced: false,
@@ -74,7 +85,7 @@ impl Database {
             .map_err(|error| Error::unavailable("cannot start the database's writer thread").with_cause(error))?;
         Ok(Arc::new(Self {
             name: name.to_owned(),
-            config: config.clone(),
+            config: shared.clone(),
             store,
             hub,
             queue,
@@ -88,9 +99,9 @@ impl Database {
         &self.name
     }
 
-    /// The engine's settings.
-    pub fn config(&self) -> &EngineConfig {
-        &self.config
+    /// The engine's settings now in force; not to be kept over an await.
+    pub fn config(&self) -> impl Deref<Target = Arc<EngineConfig>> {
+        self.config.load()
     }
 
     pub(crate) fn hub(&self) -> &Hub {
@@ -118,7 +129,9 @@ impl Database {
     pub fn submit(&self, intent: Intent, deadline: Instant) -> Result<oneshot::Receiver<Result<Committed>>> {
         let (reply, answer) = oneshot::channel();
         let bytes = intent.bytes();
-        self.queue.push(Queued { intent, bytes, deadline, reply })?;
+        let config = self.config.load();
+        let bounds = (config.writer_queue_intents_max, config.writer_queue_bytes_max);
+        self.queue.push(Queued { intent, bytes, deadline, reply }, bounds)?;
         Ok(answer)
     }
 
@@ -167,7 +180,7 @@ impl Database {
             topics: self.hub.topic_count(),
             map_bytes: self.store.map_bytes(),
             used_bytes: self.store.used_bytes(),
-            synced: self.config.durability == Durability::Commit,
+            synced: self.config.load().durability == Durability::Commit,
             ..DatabaseStats::default()
         };
         stats.with_writer(&self.metrics)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::config::{Databases, EngineConfig};
+use crate::config::{Databases, EngineConfig, Shared};
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::LocalLog;
@@ -20,7 +20,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// The databases of a data folder, held by this process alone.
 pub struct Engine {
-    config: EngineConfig,
+    config: Shared,
     on_fatal: OnFatal,
     open: Mutex<BTreeMap<String, Arc<Database>>>,
     /// Held for the engine's life; the kernel frees it with the process.
@@ -29,7 +29,7 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("dir", &self.config.dir).finish_non_exhaustive()
+        f.debug_struct("Engine").field("dir", &self.config.load().dir).finish_non_exhaustive()
     }
 }
 
@@ -41,8 +41,8 @@ impl Engine {
     /// be created, or when its format is newer than this program's.
     pub fn open(config: EngineConfig, on_fatal: OnFatal) -> Result<Self> {
         let lock = lock(&config.dir)?;
-        let engine = Self { config, on_fatal, open: Mutex::default(), _lock: lock };
-        if let Databases::Named(names) = &engine.config.databases {
+        let engine = Self { config: config.shared(), on_fatal, open: Mutex::default(), _lock: lock };
+        if let Databases::Named(names) = &engine.config().databases {
             for name in names {
                 engine.database(name)?;
             }
@@ -50,9 +50,16 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The settings it was opened with.
-    pub fn config(&self) -> &EngineConfig {
-        &self.config
+    /// The settings in force.
+    pub fn config(&self) -> Arc<EngineConfig> {
+        self.config.load_full()
+    }
+
+    /// Puts the limits of `config` in force, for open databases too; its other settings are fixed
+    /// at open and left aside. What is over a lowered limit already stays: the limit holds for
+    /// what comes.
+    pub fn reload(&self, config: &EngineConfig) {
+        self.config.store(Arc::new(self.config.load().with_limits_of(config)));
     }
 
     /// The database a request's namespace means: on demand, any valid name; otherwise a named
@@ -63,8 +70,9 @@ impl Engine {
     /// `NotFound` for an unknown name, `BadRequest` for an invalid one, `Overloaded` beyond
     /// `databases_max`.
     pub fn resolve(&self, namespace: Option<&str>) -> Result<Arc<Database>> {
-        let name = namespace.filter(|name| !name.is_empty()).unwrap_or(&self.config.default_database);
-        match &self.config.databases {
+        let config = self.config.load();
+        let name = namespace.filter(|name| !name.is_empty()).unwrap_or(&config.default_database);
+        match &config.databases {
             Databases::OnDemand => self.database(name),
             Databases::Named(names) if names.iter().any(|known| known == name) => self.database(name),
             Databases::Named(names) if names.len() == 1 => self.database(&names[0]),
@@ -79,13 +87,13 @@ impl Engine {
             return Ok(database.clone());
         }
         check_name(name)?;
-        if open.len() >= self.config.databases_max {
+        if open.len() >= self.config.load().databases_max {
             return Err(Error::new(
                 ErrorKind::Overloaded,
                 format!("{} databases are open, the limit databases_max", open.len()),
             ));
         }
-        let database = Database::open(name, &self.config, Box::new(LocalLog), self.on_fatal.clone())?;
+        let database = Database::open_shared(name, self.config.clone(), Box::new(LocalLog), self.on_fatal.clone())?;
         open.insert(name.to_owned(), database.clone());
         Ok(database)
     }
@@ -97,7 +105,7 @@ impl Engine {
 
     /// Names of all databases in the folder, open or not, sorted.
     pub fn names(&self) -> Result<Vec<String>> {
-        database_names(&self.config.dir)
+        database_names(&self.config.load().dir)
     }
 
     /// Ends every writer after what waits is committed. Blocks until that is done.
@@ -166,4 +174,30 @@ pub(crate) fn lock(dir: &FsPath) -> Result<File> {
 fn folder_error(dir: &FsPath, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Unavailable, format!("cannot use the data folder {}: {error}", dir.display()))
         .with_cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_change_while_databases_are_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = EngineConfig {
+            databases: Databases::OnDemand,
+            map_bytes_initial: 1 << 20,
+            databases_max: 1,
+            ring_events_max: 1,
+            ..EngineConfig::new(dir.path())
+        };
+        let engine = Engine::open(small.clone(), Arc::new(|_| {})).unwrap();
+        let one = engine.database("one").unwrap();
+        assert_eq!(engine.database("two").map(|_| ()).unwrap_err().kind(), ErrorKind::Overloaded);
+        let more = EngineConfig { databases_max: 2, ring_events_max: 9, default_database: "two".into(), ..small };
+        engine.reload(&more);
+        engine.database("two").unwrap();
+        assert_eq!(one.config().ring_events_max, 9);
+        assert_eq!(engine.config().default_database, "default", "what is no limit stays");
+        engine.close();
+    }
 }

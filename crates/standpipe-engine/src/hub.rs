@@ -128,13 +128,12 @@ pub(crate) struct RingLimits {
 pub(crate) struct Hub {
     /// By encoded path, so that the watched paths below a change are one range.
     topics: RwLock<BTreeMap<Vec<u8>, Arc<Topic>>>,
-    limits: RingLimits,
     rev: watch::Sender<u64>,
 }
 
 impl Hub {
-    pub(crate) fn new(rev: u64, limits: RingLimits) -> Self {
-        Self { topics: RwLock::default(), limits, rev: watch::Sender::new(rev) }
+    pub(crate) fn new(rev: u64) -> Self {
+        Self { topics: RwLock::default(), rev: watch::Sender::new(rev) }
     }
 
     /// The topic of `path`; the caller keeps the `Arc` while it watches.
@@ -157,10 +156,10 @@ impl Hub {
     }
 
     /// Hands a committed change to every watched path it touches, then moves the revision.
-    pub(crate) fn publish(&self, rev: u64, change: &Arc<Change>) {
+    pub(crate) fn publish(&self, rev: u64, change: &Arc<Change>, limits: RingLimits) {
         let bytes = cost(change);
         self.for_touched(change, |topic| {
-            topic.push(Arc::new(TopicEvent::new(rev, change.clone())), bytes, self.limits);
+            topic.push(Arc::new(TopicEvent::new(rev, change.clone())), bytes, limits);
         });
         self.advance(rev);
     }

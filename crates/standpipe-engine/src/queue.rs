@@ -31,12 +31,10 @@ struct Waiting {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     ready: Condvar,
-    intents_max: usize,
-    bytes_max: usize,
 }
 
 /// What the writer found.
@@ -49,18 +47,14 @@ pub(crate) enum Taken {
 }
 
 impl Queue {
-    pub(crate) fn new(intents_max: usize, bytes_max: usize) -> Self {
-        Self { waiting: Mutex::default(), ready: Condvar::new(), intents_max, bytes_max }
-    }
-
-    /// Queues an intent, or refuses it at once.
-    pub(crate) fn push(&self, queued: Queued) -> Result<()> {
+    /// Queues an intent, or refuses it at once where more intents or bytes would wait than the bounds say.
+    pub(crate) fn push(&self, queued: Queued, (intents_max, bytes_max): (usize, usize)) -> Result<()> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(Error::unavailable("the database is closing"));
         }
-        let fits = waiting.queue.is_empty() || waiting.bytes + queued.bytes <= self.bytes_max;
-        if waiting.queue.len() >= self.intents_max || !fits {
+        let fits = waiting.queue.is_empty() || waiting.bytes + queued.bytes <= bytes_max;
+        if waiting.queue.len() >= intents_max || !fits {
             return Err(Error::overloaded("too many writes are waiting", RETRY_AFTER));
         }
         waiting.bytes += queued.bytes;
@@ -153,19 +147,19 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_by_count_and_bytes_and_groups_are_too() {
-        let queue = Queue::new(4, 100);
-        queue.push(queued(500)).unwrap(); // alone, anything the limits of requests let through
-        assert_eq!(queue.push(queued(1)).unwrap_err().kind(), ErrorKind::Overloaded);
+        let (queue, bounds) = (Queue::default(), (4, 100));
+        queue.push(queued(500), bounds).unwrap(); // alone, anything the limits of requests let through
+        assert_eq!(queue.push(queued(1), bounds).unwrap_err().kind(), ErrorKind::Overloaded);
         assert_eq!(taken(&queue, 9, 9), Some(1));
         for _ in 0..4 {
-            queue.push(queued(20)).unwrap();
+            queue.push(queued(20), bounds).unwrap();
         }
-        assert_eq!(queue.push(queued(1)).unwrap_err().kind(), ErrorKind::Overloaded);
+        assert_eq!(queue.push(queued(1), bounds).unwrap_err().kind(), ErrorKind::Overloaded);
         assert_eq!(queue.depth(), (4, 80));
         assert_eq!(taken(&queue, 9, 45), Some(2));
         assert_eq!(taken(&queue, 1, 45), Some(1));
         queue.close();
-        assert_eq!(queue.push(queued(1)).unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(queue.push(queued(1), bounds).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(taken(&queue, 9, 99), Some(1));
         assert_eq!(taken(&queue, 9, 99), None);
     }

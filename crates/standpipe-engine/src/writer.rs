@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use standpipe_tree::PushIds;
 
 use crate::apply::apply;
-use crate::config::{Durability, EngineConfig};
+use crate::config::{Durability, Shared};
 use crate::decide::{Context, View, decide};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
-use crate::hub::Hub;
+use crate::hub::{Hub, RingLimits};
 use crate::intent::Committed;
 use crate::log::{Append, Log, LogError};
 use crate::metrics::WriterMetrics;
@@ -78,7 +78,7 @@ pub(crate) struct Writer {
     pub(crate) hub: Arc<Hub>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Arc<WriterMetrics>,
-    pub(crate) config: EngineConfig,
+    pub(crate) config: Shared,
     pub(crate) on_fatal: OnFatal,
     pub(crate) push_ids: PushIds,
     /// Commits since the last sync, in `Durability::Interval`.
@@ -105,7 +105,8 @@ impl Writer {
         let queue = self.queue.clone();
         let patience = self.patience();
         loop {
-            let taken = queue.take(self.config.group_intents_max, self.config.group_bytes_max, patience);
+            let (intents_max, bytes_max) = self.group_bounds();
+            let taken = queue.take(intents_max, bytes_max, patience);
             let Taken::Batch(batch) = taken else { break };
             let result = if batch.is_empty() { self.catch_up() } else { self.commit(batch) };
             if let Err(error) = result.and_then(|()| self.sync_when_due()) {
@@ -121,15 +122,25 @@ impl Writer {
         }
     }
 
+    fn group_bounds(&self) -> (usize, usize) {
+        let config = self.config.load();
+        (config.group_intents_max, config.group_bytes_max)
+    }
+
+    fn ring_limits(&self) -> RingLimits {
+        let config = self.config.load();
+        RingLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max }
+    }
+
     fn patience(&self) -> Option<Duration> {
-        match self.config.durability {
+        match self.config.load().durability {
             Durability::Interval(every) => Some(every),
             Durability::Commit => self.log.is_shared().then_some(POLL),
         }
     }
 
     fn sync_when_due(&mut self) -> Result<()> {
-        if let Durability::Interval(every) = self.config.durability
+        if let Durability::Interval(every) = self.config.load().durability
             && self.unsynced
             && self.last_sync.elapsed() >= every
         {
@@ -189,11 +200,11 @@ impl Writer {
         let store = self.store.clone();
         let mut write = store.write()?;
         let mut state = store.state(&write.txn)?;
-        let mut record = Record::after(&state, self.config.clock.now_ms());
+        let mut record = Record::after(&state, self.config.load().clock.now_ms());
         let mut outcomes = Vec::with_capacity(batch.len());
         for queued in batch {
             let mut context =
-                Context { now_ms: record.time_ms, access: self.config.access, push_ids: &mut self.push_ids };
+                Context { now_ms: record.time_ms, access: self.config.load().access, push_ids: &mut self.push_ids };
             let view = View { store: &store, txn: &write.txn };
             let decision = match decide(&view, &queued.intent, &mut context) {
                 Ok(decision) => decision,
@@ -283,11 +294,12 @@ impl Writer {
         fault::point("before_commit");
         write.commit().map_err(|error| self.commit_failed(error))?;
         fault::point("after_commit");
-        self.unsynced = matches!(self.config.durability, Durability::Interval(_));
+        self.unsynced = matches!(self.config.load().durability, Durability::Interval(_));
+        let limits = self.ring_limits();
         for (record, _) in records {
             for (rev, transaction) in (record.first_rev..).zip(&record.transactions) {
                 match &transaction.effect {
-                    Effect::Change(change) => self.hub.publish(rev, change),
+                    Effect::Change(change) => self.hub.publish(rev, change, limits),
                     Effect::Rules(_) => self.hub.advance(rev),
                 }
             }
@@ -304,7 +316,7 @@ impl Writer {
         encoded: &Encoded,
     ) -> Result<(), Failure> {
         let bytes = encoded.as_bytes();
-        if bytes.len() as u64 > self.config.changes_bytes_max {
+        if bytes.len() as u64 > self.config.load().changes_bytes_max {
             // Larger than the whole tail: whoever resumes from before it starts again.
             store.changes.clear(&mut write.txn)?;
             state.changes_bytes = 0;
@@ -312,12 +324,12 @@ impl Writer {
         }
         store.changes.put(&mut write.txn, &change_key(state.rev), bytes)?;
         state.changes_bytes += bytes.len() as u64;
-        let oldest_ms = state.time_ms.saturating_sub(millis(self.config.changes_age_max));
+        let oldest_ms = state.time_ms.saturating_sub(millis(self.config.load().changes_age_max));
         for _ in 0..TRIM_MAX {
             let Some((key, value)) = store.changes.first(&write.txn)? else { break };
             let aged = peek_time_ms(value).is_none_or(|time_ms| time_ms < oldest_ms);
             let last = change_rev(key) == Some(state.rev);
-            if last || !(aged || state.changes_bytes > self.config.changes_bytes_max) {
+            if last || !(aged || state.changes_bytes > self.config.load().changes_bytes_max) {
                 break;
             }
             let (key, len) = (key.to_vec(), value.len() as u64);
@@ -378,7 +390,7 @@ impl Writer {
     /// Doubles the map, up to its limit; writes that only remove may go on into a last reserve, a
     /// step at a time.
     fn grow(&self, only_removes: bool) -> Result<()> {
-        let (current, max) = (self.store.map_bytes(), self.config.map_bytes_max);
+        let (current, max) = (self.store.map_bytes(), self.config.load().map_bytes_max);
         let bytes = if current < max {
             current.saturating_mul(2).min(max)
         } else if only_removes && current < max + MAP_RESERVE {
