@@ -10,6 +10,7 @@ use standpipe_engine::{
 };
 use standpipe_serve::{Class, Cost, Deadline, JobError, Session};
 use standpipe_tree::{Format, JsonStream, Leaf, PRIORITY, Path, Progress, Query, RowCursor, ShallowRange, etag};
+use tokio::sync::oneshot;
 
 /// A read of at most this many rows runs on the connection's own task: about as long as handing
 /// it to a worker and back would take.
@@ -101,7 +102,15 @@ impl Slices {
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) op: Op,
-    pub(crate) if_match: Option<(Path, String)>,
+    /// Locations and the ETags they must have.
+    pub(crate) conditions: Vec<(Path, String)>,
+}
+
+impl Write {
+    /// A write without conditions.
+    pub(crate) fn new(op: Op) -> Self {
+        Self { op, conditions: Vec::new() }
+    }
 }
 
 impl Dispatch {
@@ -176,9 +185,22 @@ impl Dispatch {
         write: Write,
         deadline: Deadline,
     ) -> Result<Committed, Error> {
-        let condition = write.if_match.map(|(path, etag)| Condition { path, etag });
-        let intent = Intent { op: write.op, condition, identity: identity.clone() };
-        database.write(intent, deadline.instant()).await
+        let answer = self.submit(database, identity, write, deadline)?;
+        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the database has stopped")))
+    }
+
+    /// Hands a write to the database's writer; the answer comes when its commit is durable and
+    /// visible. Writes of one caller are done in the order in which they are handed over.
+    pub(crate) fn submit(
+        &self,
+        database: &Arc<Database>,
+        identity: &Identity,
+        write: Write,
+        deadline: Deadline,
+    ) -> Result<oneshot::Receiver<Result<Committed, Error>>, Error> {
+        let conditions = write.conditions.into_iter().map(|(path, etag)| Condition { path, etag }).collect();
+        let intent = Intent { conditions, ..Intent::new(write.op, identity.clone()) };
+        database.submit(intent, deadline.instant())
     }
 
     /// Starts watching a location; `since` is a revision the client has seen.

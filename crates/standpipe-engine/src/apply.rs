@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::hash::Hasher as _;
 
-use heed::{PutFlags, RwTxn};
+use heed::{PutFlags, RoTxn, RwTxn};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use standpipe_tree::{Change, ChangeKind, Location, Path, Rows, is_priority_key};
 
@@ -42,6 +42,21 @@ fn append(tree: &Table, txn: &mut RwTxn, key: &[u8], value: &[u8]) -> heed::Resu
         Err(heed::Error::Mdb(heed::MdbError::KeyExist)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The key of the leaf above the node whose key this is, if a leaf is in its way.
+///
+/// Between such a leaf and the node there can only be the leaf's priority, so the row just
+/// before the node tells.
+pub(crate) fn leaf_above(tree: Table, txn: &RoTxn, key: &[u8]) -> heed::Result<Option<Vec<u8>>> {
+    let Some((before, _)) = tree.get_lower_than(txn, key)? else { return Ok(None) };
+    if key.starts_with(before) {
+        return Ok(Some(before.to_vec()));
+    }
+    Ok(match before.split_last() {
+        Some((&PRIORITY_MARK, node)) if key.starts_with(node) && tree.get(txn, node)?.is_some() => Some(node.to_vec()),
+        _ => None,
+    })
 }
 
 struct Apply<'a, 's> {
@@ -238,20 +253,11 @@ impl Apply<'_, '_> {
     }
 
     /// A leaf above a written node gives way; its priority stays (firebase-rtdb §3.1).
-    ///
-    /// Between such a leaf and the node there can only be the leaf's priority, so the row just
-    /// before the node tells.
     fn clear_leaf_above(&mut self, key: &[u8]) -> heed::Result<bool> {
-        let Some((before, _)) = self.tree.get_lower_than(self.txn, key)? else { return Ok(false) };
-        let leaf = if key.starts_with(before) {
-            before.to_vec()
-        } else {
-            match before.split_last() {
-                Some((&PRIORITY_MARK, node)) if key.starts_with(node) => node.to_vec(),
-                _ => return Ok(false),
-            }
-        };
-        self.delete(&leaf)
+        match leaf_above(self.tree, self.txn, key)? {
+            Some(leaf) => self.delete(&leaf),
+            None => Ok(false),
+        }
     }
 
     /// Removes the priorities of the ancestors of `path` that became empty.

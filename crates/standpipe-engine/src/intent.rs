@@ -1,18 +1,21 @@
 //! What a caller asks of the writer, and what it is told. Nothing is decided here.
 
+use std::fmt;
 use std::sync::Arc;
 
 use standpipe_tree::{Change, Location, Path, Rows};
 
+use crate::error::Result;
 use crate::identity::Identity;
+use crate::view::View;
 
-/// A write as asked for: server values unresolved, condition unchecked.
+/// A write as asked for: server values unresolved, conditions unchecked.
 #[derive(Clone, Debug)]
 pub struct Intent {
     /// What to write.
     pub op: Op,
-    /// What must hold for it to happen.
-    pub condition: Option<Condition>,
+    /// What must hold for it to happen: all of it, before the first step of a batch.
+    pub conditions: Vec<Condition>,
     /// Who asks.
     pub identity: Identity,
 }
@@ -50,6 +53,49 @@ pub enum Op {
     },
     /// Replace the rules text.
     Rules(String),
+    /// What the tree, as the writes before left it, says is to be written.
+    Compute(Compute),
+    /// Several writes in one commit, each decided after the one before is applied. A refused one
+    /// is refused alone; [`Committed::steps`] tells.
+    Batch(Vec<Op>),
+}
+
+type Computed = dyn Fn(&View<'_>) -> Result<Option<Op>> + Send + Sync;
+
+/// A write that depends on what is there: a function from the writer's view of the tree to a plain
+/// write. Nothing comes between its look and its write, so it never has to be tried again.
+#[derive(Clone)]
+pub struct Compute {
+    function: Arc<Computed>,
+    bytes: usize,
+    only_removes: bool,
+}
+
+impl Compute {
+    /// A write that `function` decides; `bytes` is the memory it holds while it waits.
+    ///
+    /// `None` writes nothing and is acknowledged with the current revision. The function runs on the
+    /// writer's thread, where everybody waits for it, and may run more than once: what it finds for its
+    /// caller it puts aside, and overwrites when it runs again.
+    pub fn new(bytes: usize, function: impl Fn(&View<'_>) -> Result<Option<Op>> + Send + Sync + 'static) -> Self {
+        Self { function: Arc::new(function), bytes, only_removes: false }
+    }
+
+    /// It answers with removals only, so it may use the map's last reserve.
+    #[must_use]
+    pub fn removing(self) -> Self {
+        Self { only_removes: true, ..self }
+    }
+
+    pub(crate) fn run(&self, view: &View<'_>) -> Result<Option<Op>> {
+        (self.function)(view)
+    }
+}
+
+impl fmt::Debug for Compute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compute").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 /// A precondition: the location's ETag must be this one.
@@ -66,30 +112,47 @@ pub struct Condition {
 pub struct Committed {
     /// The write's revision; the current one if it changed nothing.
     pub rev: u64,
-    /// What was written, server values resolved; `None` for rules.
+    /// What was written, server values resolved; `None` for rules, for a batch and for nothing.
     pub change: Option<Arc<Change>>,
     /// The new child's key, for [`Op::Push`].
     pub pushed: Option<String>,
+    /// What came of each step of an [`Op::Batch`].
+    pub steps: Vec<Result<Committed>>,
 }
 
 impl Intent {
+    /// A write without conditions.
+    pub fn new(op: Op, identity: Identity) -> Self {
+        Self { op, conditions: Vec::new(), identity }
+    }
+
     /// Bytes this intent holds while it waits: what the queue and the group are bounded by.
     pub fn bytes(&self) -> usize {
+        self.op.bytes()
+    }
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
         const FIXED: usize = 256;
         FIXED
-            + match &self.op {
-                Op::Set { rows, .. } | Op::Push { rows, .. } | Op::Overlay { rows, .. } => rows.bytes(),
-                Op::Merge { writes, .. } => writes.iter().map(|(_, rows)| rows.bytes() + 64).sum(),
-                Op::Rules(text) => text.len(),
+            + match self {
+                Self::Set { rows, .. } | Self::Push { rows, .. } | Self::Overlay { rows, .. } => rows.bytes(),
+                Self::Merge { writes, .. } => writes.iter().map(|(_, rows)| rows.bytes() + 64).sum(),
+                Self::Rules(text) => text.len(),
+                Self::Compute(compute) => compute.bytes,
+                Self::Batch(steps) => steps.iter().map(Self::bytes).sum(),
             }
     }
 
-    /// Does this intent only take things away? Such writes may use the map's last reserve.
+    /// Does it only take things away? Such writes may use the map's last reserve.
     pub(crate) fn only_removes(&self) -> bool {
-        match &self.op {
-            Op::Set { rows, .. } => rows.is_empty(),
-            Op::Merge { writes, .. } => writes.iter().all(|(_, rows)| rows.is_empty()),
-            Op::Push { .. } | Op::Overlay { .. } | Op::Rules(_) => false,
+        match self {
+            Self::Set { rows, .. } => rows.is_empty(),
+            Self::Merge { writes, .. } => writes.iter().all(|(_, rows)| rows.is_empty()),
+            Self::Push { .. } | Self::Overlay { .. } | Self::Rules(_) => false,
+            Self::Compute(compute) => compute.only_removes,
+            Self::Batch(steps) => steps.iter().all(Self::only_removes),
         }
     }
 }

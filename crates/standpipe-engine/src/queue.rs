@@ -131,7 +131,7 @@ mod tests {
 
     fn queued(bytes: usize) -> Queued {
         Queued {
-            intent: Intent { op: Op::Rules(String::new()), condition: None, identity: Identity::Admin },
+            intent: Intent::new(Op::Rules(String::new()), Identity::Admin),
             bytes,
             deadline: Instant::now(),
             reply: oneshot::channel().0,

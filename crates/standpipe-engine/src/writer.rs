@@ -11,17 +11,19 @@ use standpipe_tree::PushIds;
 
 use crate::apply::apply;
 use crate::config::{Durability, Shared};
-use crate::decide::{Context, View, decide};
+use crate::decide::{Context, Decision, admit, decide};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::hub::{Hub, RingLimits};
-use crate::intent::Committed;
+use crate::identity::Identity;
+use crate::intent::{Committed, Intent, Op};
 use crate::log::{Append, Log, LogError};
 use crate::metrics::WriterMetrics;
 use crate::queue::{Queue, Queued, Taken};
 use crate::record::{Effect, Encoded, Record, Transaction, peek_time_ms};
 use crate::store::keys::{change_key, change_rev};
 use crate::store::{State, Store, WriteTxn};
+use crate::view::View;
 
 /// How often a batch is decided again because others took the position, before its callers are
 /// told that the database is busy elsewhere.
@@ -168,7 +170,7 @@ impl Writer {
                     }
                     break;
                 }
-                Err(Failure::MapFull) => match self.grow(batch.iter().all(|queued| queued.intent.only_removes())) {
+                Err(Failure::MapFull) => match self.grow(batch.iter().all(|queued| queued.intent.op.only_removes())) {
                     Ok(()) => {}
                     // Alone, the small ones may still fit.
                     Err(_) if batch.len() > 1 => {
@@ -198,33 +200,14 @@ impl Writer {
     fn try_commit(&mut self, batch: &[Queued]) -> Result<Vec<Result<Committed>>, Failure> {
         let started = Instant::now();
         let store = self.store.clone();
-        let mut write = store.write()?;
-        let mut state = store.state(&write.txn)?;
-        let mut record = Record::after(&state, self.config.load().clock.now_ms());
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for queued in batch {
-            let mut context =
-                Context { now_ms: record.time_ms, access: self.config.load().access, push_ids: &mut self.push_ids };
-            let view = View { store: &store, txn: &write.txn };
-            let decision = match decide(&view, &queued.intent, &mut context) {
-                Ok(decision) => decision,
-                Err(error) => {
-                    outcomes.push(Err(error));
-                    continue;
-                }
-            };
-            let change = match &decision.effect {
-                Effect::Change(change) => Some(change.clone()),
-                Effect::Rules(_) => None,
-            };
-            if apply(&store, &mut write.txn, &mut state, &decision.effect)? {
-                let actor = queued.intent.identity.actor().to_owned();
-                record.transactions.push(Transaction { actor, effect: decision.effect });
-            }
-            // A write that changed nothing is answered with the revision it found.
-            let rev = record.first_rev + record.transactions.len() as u64 - 1;
-            outcomes.push(Ok(Committed { rev, change, pushed: decision.pushed }));
-        }
+        let write = store.write()?;
+        let state = store.state(&write.txn)?;
+        let record = Record::after(&state, self.config.load().clock.now_ms());
+        let context =
+            Context { now_ms: record.time_ms, access: self.config.load().access, push_ids: &mut self.push_ids };
+        let mut group = Group { store: &store, write, state, record, context };
+        let outcomes = batch.iter().map(|queued| group.intent(&queued.intent)).collect::<Result<Vec<_>, _>>()?;
+        let Group { write, mut state, record, .. } = group;
         if record.transactions.is_empty() {
             return Ok(outcomes);
         }
@@ -427,6 +410,65 @@ impl Writer {
         } else {
             Failure::Fatal(Error::internal(error))
         }
+    }
+}
+
+/// A group of writes on the open transaction: each is decided on what those before it left there,
+/// and applied.
+struct Group<'s, 'c> {
+    store: &'s Store,
+    write: WriteTxn<'s>,
+    state: State,
+    record: Record,
+    context: Context<'c>,
+}
+
+impl Group<'_, '_> {
+    /// One intent: an outcome for its caller, or a failure of the whole group.
+    fn intent(&mut self, intent: &Intent) -> Result<Result<Committed>, Failure> {
+        match admit(&View::new(self.store, &self.write.txn), intent, &self.context) {
+            Ok(()) => self.op(&intent.op, &intent.identity),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn op(&mut self, op: &Op, identity: &Identity) -> Result<Result<Committed>, Failure> {
+        match op {
+            Op::Batch(steps) => {
+                let steps = steps.iter().map(|step| self.op(step, identity)).collect::<Result<_, _>>()?;
+                Ok(Ok(Committed { steps, ..self.nothing() }))
+            }
+            Op::Compute(compute) => match compute.run(&View::new(self.store, &self.write.txn)) {
+                Ok(Some(op)) => self.op(&op, identity),
+                Ok(None) => Ok(Ok(self.nothing())),
+                Err(error) => Ok(Err(error)),
+            },
+            op => {
+                let view = View::new(self.store, &self.write.txn);
+                match decide(&view, op, identity, &mut self.context) {
+                    Ok(decision) => Ok(Ok(self.apply(decision, identity)?)),
+                    Err(error) => Ok(Err(error)),
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, decision: Decision, identity: &Identity) -> Result<Committed, Failure> {
+        let Decision { effect, pushed } = decision;
+        let change = match &effect {
+            Effect::Change(change) => Some(change.clone()),
+            Effect::Rules(_) => None,
+        };
+        if apply(self.store, &mut self.write.txn, &mut self.state, &effect)? {
+            self.record.transactions.push(Transaction { actor: identity.actor().to_owned(), effect });
+        }
+        Ok(Committed { change, pushed, ..self.nothing() })
+    }
+
+    /// The answer to a write that changed nothing: the revision it found.
+    fn nothing(&self) -> Committed {
+        let rev = self.record.first_rev + self.record.transactions.len() as u64 - 1;
+        Committed { rev, change: None, pushed: None, steps: Vec::new() }
     }
 }
 

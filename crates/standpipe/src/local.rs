@@ -62,8 +62,7 @@ impl Folder {
         while self.pending.len() >= PENDING_MAX {
             self.answer()?;
         }
-        let op = Op::Overlay { base: base.clone(), rows };
-        let intent = Intent { op, condition: None, identity: Identity::Admin };
+        let intent = Intent::new(Op::Overlay { base: base.clone(), rows }, Identity::Admin);
         self.pending.push_back(self.database.submit(intent, Instant::now() + WRITE_MAX)?);
         Ok(())
     }

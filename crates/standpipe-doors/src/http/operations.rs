@@ -61,7 +61,7 @@ impl Admin<'_> {
         standpipe_tree::check_rules_text(&text).map_err(|error| Error::bad_request(error.to_string()))?;
         let dry_run = query.is_some_and(|query| query.split('&').any(|pair| pair == "dryRun=true"));
         if !dry_run {
-            let write = Write { op: Op::Rules(text), if_match: None };
+            let write = Write::new(Op::Rules(text));
             self.dispatch.write(&self.database()?, &Identity::Admin, write, request_deadline(self.session)).await?;
         }
         Ok(json_answer(Content::Full(Bytes::from_static(br#"{"status":"ok"}"#))))

@@ -166,7 +166,7 @@ impl Call<'_> {
 
     /// `PUT`, `POST`, `PATCH`, `DELETE`: reads and parses the body, then writes.
     pub(super) async fn write(self, method: &Method, body: hyper::body::Incoming) -> Result<Answer, Error> {
-        let if_match = self.condition(method)?;
+        let conditions = self.condition(method)?.into_iter().collect();
         if *method == Method::PATCH && self.wants_etag() {
             return Err(Error::bad_request("X-Firebase-ETag is not supported for PATCH"));
         }
@@ -177,7 +177,7 @@ impl Call<'_> {
             self.parse(method, bytes).await?
         };
         let deadline = self.deadline(self.params.write_budget);
-        let write = Write { op, if_match };
+        let write = Write { op, conditions };
         match self.dispatch.write(&self.database, &self.identity, write, deadline).await {
             Ok(committed) => Ok(self.written(&committed)),
             Err(error) if error.kind() == ErrorKind::Conflict => self.conflict(&error).await,

@@ -1,6 +1,7 @@
 //! Tests of the engine through its public interface.
 #![allow(clippy::unwrap_used, clippy::panic)] // tests
 
+mod compute;
 mod faults;
 mod model;
 mod naive;

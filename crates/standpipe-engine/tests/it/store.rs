@@ -139,7 +139,7 @@ fn rules_are_records_for_administrators() {
 fn a_late_write_is_refused_and_not_done() {
     let dir = TempDir::new().unwrap();
     let database = open(&dir);
-    let intent = Intent { op: set_op("/a", "1"), condition: None, identity: Identity::Anonymous };
+    let intent = Intent::new(set_op("/a", "1"), Identity::Anonymous);
     assert_eq!(database.write_blocking(intent, Instant::now()).unwrap_err().kind(), ErrorKind::Deadline);
     assert_eq!(get(&database, "/"), "null");
 }

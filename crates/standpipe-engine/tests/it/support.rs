@@ -50,7 +50,7 @@ pub(crate) fn write_as(
     condition: Option<Condition>,
     identity: Identity,
 ) -> Result<Committed, Error> {
-    let intent = Intent { op, condition, identity };
+    let intent = Intent { conditions: condition.into_iter().collect(), ..Intent::new(op, identity) };
     database.write_blocking(intent, Instant::now() + Duration::from_secs(60))
 }
 

@@ -1,0 +1,51 @@
+//! The tree as the writer's open transaction shows it: what decisions and [`Compute`] look at.
+//! It reads and never writes.
+//!
+//! [`Compute`]: crate::Compute
+
+use heed::RoTxn;
+use standpipe_tree::{OwnedLeaf, Path};
+
+use crate::apply::leaf_above;
+use crate::error::Result;
+use crate::store::keys::{TREE_PREFIX, tree_key};
+use crate::store::{Store, StoreCursor};
+
+/// The tree with every write decided so far, those of the same commit included.
+pub struct View<'a> {
+    store: &'a Store,
+    txn: &'a RoTxn<'a>,
+}
+
+impl std::fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("store", self.store).finish_non_exhaustive()
+    }
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(store: &'a Store, txn: &'a RoTxn<'a>) -> Self {
+        Self { store, txn }
+    }
+
+    /// A cursor over the rows of the subtree at `path`.
+    pub fn cursor(&self, path: &Path) -> StoreCursor<'a> {
+        self.store.cursor(self.txn, &path.encode())
+    }
+
+    /// The leaf at `path`, if there is one.
+    pub fn leaf(&self, path: &Path) -> Result<Option<OwnedLeaf>> {
+        self.leaf_at(&tree_key(&path.encode()))
+    }
+
+    /// The nearest strict ancestor of `path` that is a leaf: a write at `path` would replace it.
+    pub fn leaf_above(&self, path: &Path) -> Result<Option<Path>> {
+        let leaf = leaf_above(self.store.tree, self.txn, &tree_key(&path.encode()))?;
+        Ok(leaf.and_then(|key| Path::decode(key.strip_prefix(&[TREE_PREFIX])?)))
+    }
+
+    /// The leaf or priority whose row has this key.
+    pub(crate) fn leaf_at(&self, key: &[u8]) -> Result<Option<OwnedLeaf>> {
+        Ok(self.store.tree.get(self.txn, key)?.and_then(OwnedLeaf::decode))
+    }
+}
