@@ -56,6 +56,11 @@ impl Refusal {
         Self::Stopping,
     ];
 
+    /// Position in [`Refusal::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+
     /// Stable name for metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -88,6 +88,42 @@ impl CloseReason {
         }
     }
 
+    /// A number for it; a refusal's retry hint is lost.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Refused(refusal) => (Self::LABELS.len() + refusal.index()) as u8,
+            other => other.index() as u8,
+        }
+    }
+
+    /// What [`CloseReason::code`] made a number of.
+    pub(crate) fn from_code(code: u8) -> Self {
+        let plain = [
+            Self::PeerClosed,
+            Self::PeerVanished,
+            Self::HandshakeFailed,
+            Self::FirstByteTimeout,
+            Self::HeadTimeout,
+            Self::BodyTimeout,
+            Self::WriteTimeout,
+            Self::IdleTimeout,
+            Self::ProtocolError,
+            Self::Internal,
+            Self::SlowWatcher,
+            Self::Kicked,
+            Self::Shutdown,
+            Self::Aborted,
+            Self::Panicked,
+            Self::Internal,
+        ];
+        let refused = usize::from(code).checked_sub(plain.len()).and_then(|index| Refusal::ALL.get(index));
+        plain
+            .get(usize::from(code))
+            .copied()
+            .or(refused.map(|refusal| Self::Refused(*refusal)))
+            .unwrap_or(Self::Internal)
+    }
+
     /// Whether the same client may connect again and expect better: yes when it was idle, slow or
     /// unlucky, no when it does not speak the protocol or was shown the door.
     pub const fn may_return(self) -> bool {
@@ -112,6 +148,11 @@ mod tests {
         check(CloseReason::SlowWatcher, "slow_watcher", true);
         check(CloseReason::Kicked, "kicked", false);
         check(CloseReason::Internal, "internal", true);
+        for code in 0..CloseReason::LABELS.len() + Refusal::ALL.len() {
+            // "Refused" without a refusal is no reason.
+            let reason = CloseReason::from_code(code as u8);
+            assert!(usize::from(reason.code()) == code || code == 9, "{code}");
+        }
         let mut labels = CloseReason::LABELS.to_vec();
         labels.dedup();
         assert_eq!(labels.len(), CloseReason::Internal.index() + 1);

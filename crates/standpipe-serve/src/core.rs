@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::admission::{Budget, Seats};
 use crate::pool::Pool;
-use crate::{Events, LimitsHandle, Metrics, Shutdown};
+use crate::registry::Registry;
+use crate::{CloseReason, Events, LimitsHandle, Metrics, Shutdown};
 
 /// The shared parts of a node.
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub(crate) struct Core {
     pub(crate) limits: LimitsHandle,
     pub(crate) metrics: Metrics,
     pub(crate) events: Events,
+    pub(crate) registry: Registry,
     pub(crate) seats: Arc<Seats>,
     /// Bytes of bodies in flight.
     pub(crate) bodies: Budget,
@@ -28,6 +30,7 @@ impl Core {
         let metrics = Metrics::default();
         Arc::new(Self {
             events: Events::new(metrics.clone()),
+            registry: Registry::default(),
             seats: Arc::default(),
             bodies: Budget::default(),
             refusals: Budget::default(),
@@ -36,6 +39,15 @@ impl Core {
             next_session: AtomicU64::new(1),
             limits,
             metrics,
+        })
+    }
+
+    /// Closes the connection `id` for an administrator; false when there is none.
+    pub(crate) fn kick(&self, id: u64) -> bool {
+        let session = self.registry.find(id);
+        session.is_some_and(|session| {
+            session.close(CloseReason::Kicked);
+            true
         })
     }
 

@@ -60,6 +60,13 @@ pub enum Event {
         /// Since it began.
         took: Duration,
     },
+    /// Requests began and were answered at once, on the connection's task.
+    Answered {
+        /// How many.
+        requests: u32,
+        /// All together.
+        took: Duration,
+    },
     /// A job was never started: its deadline had passed or it had waited too long.
     TimedOut(JobError),
     /// A watcher fell behind and gets a fresh value.
@@ -167,6 +174,12 @@ fn count(door: &DoorMetrics, event: &Event) {
         Event::Finished { outcome, took } => {
             one(&door.outcomes[*outcome as usize]);
             door.request_time.record(*took);
+        }
+        Event::Answered { requests, took } => {
+            let count = u64::from(*requests);
+            door.requests.fetch_add(count, Ordering::Release);
+            door.outcomes[Outcome::Finished as usize].fetch_add(count, Ordering::Release);
+            door.request_time.record_many(*took, count);
         }
         Event::TimedOut(_) => one(&door.jobs_timed_out),
         Event::Lagged => one(&door.lagged),

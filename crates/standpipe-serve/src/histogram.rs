@@ -25,8 +25,13 @@ impl Default for Histogram {
 
 impl Histogram {
     pub(crate) fn record(&self, duration: Duration) {
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.buckets[index(ns / 1_000)].fetch_add(1, Ordering::Relaxed);
+        self.record_many(duration, 1);
+    }
+
+    /// Records `count` durations that are `all` together.
+    pub(crate) fn record_many(&self, all: Duration, count: u64) {
+        let ns = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[index(ns / count.max(1) / 1_000)].fetch_add(count, Ordering::Relaxed);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 

