@@ -2,6 +2,15 @@
 
 use http::StatusCode;
 use standpipe_engine::ErrorKind;
+use standpipe_serve::Refusal;
+
+/// The status a REST client sees that was not let in.
+pub(crate) fn http_refusal(refusal: Refusal) -> StatusCode {
+    match refusal {
+        Refusal::Rate { .. } => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
 
 /// The status a REST client sees (firebase-rtdb §9.5).
 pub(crate) fn http_status(kind: ErrorKind) -> StatusCode {

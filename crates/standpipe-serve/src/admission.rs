@@ -28,7 +28,16 @@ pub enum Refusal {
     PeerConnections,
     /// The queue of this class holds `queue_jobs_max` jobs or `queue_bytes_max` bytes.
     #[error("the server is overloaded: its queue is full (queue_jobs_max, queue_bytes_max); try again")]
-    QueueFull,
+    QueueFull {
+        /// How long jobs of the class wait now, in milliseconds.
+        retry_ms: u32,
+    },
+    /// The address asks more often than `requests_per_s_per_peer_max`.
+    #[error("too many requests from your address (requests_per_s_per_peer_max); try again in {retry_ms} ms")]
+    Rate {
+        /// When the next one is let in, in milliseconds.
+        retry_ms: u32,
+    },
     /// `bodies_bytes_in_flight_max` are being received.
     #[error("the server is receiving as much at once as it may (bodies_bytes_in_flight_max); try again")]
     Bodies,
@@ -45,11 +54,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them; the position is the index of their counter.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connections,
         Self::DoorConnections,
         Self::PeerConnections,
-        Self::QueueFull,
+        Self::QueueFull { retry_ms: 0 },
+        Self::Rate { retry_ms: 0 },
         Self::Bodies,
         Self::Watchers,
         Self::ConnectionWatchers,
@@ -58,7 +68,17 @@ impl Refusal {
 
     /// Position in [`Refusal::ALL`].
     pub(crate) const fn index(self) -> usize {
-        self as usize
+        match self {
+            Self::Connections => 0,
+            Self::DoorConnections => 1,
+            Self::PeerConnections => 2,
+            Self::QueueFull { .. } => 3,
+            Self::Rate { .. } => 4,
+            Self::Bodies => 5,
+            Self::Watchers => 6,
+            Self::ConnectionWatchers => 7,
+            Self::Stopping => 8,
+        }
     }
 
     /// Stable name for metrics and logs.
@@ -67,7 +87,8 @@ impl Refusal {
             Self::Connections => "connections",
             Self::DoorConnections => "door_connections",
             Self::PeerConnections => "peer_connections",
-            Self::QueueFull => "queue_full",
+            Self::QueueFull { .. } => "queue_full",
+            Self::Rate { .. } => "rate",
             Self::Bodies => "bodies",
             Self::Watchers => "watchers",
             Self::ConnectionWatchers => "connection_watchers",
@@ -75,10 +96,12 @@ impl Refusal {
         }
     }
 
-    /// When it makes sense to try again: a queue moves within a second, seats are slower to free.
+    /// When it makes sense to try again: as long as the queue makes wait now, or the rate does; seats
+    /// are slow to free.
     pub const fn retry_after(self) -> Duration {
         match self {
-            Self::QueueFull | Self::Bodies | Self::Stopping => Duration::from_secs(1),
+            Self::QueueFull { retry_ms } | Self::Rate { retry_ms } => Duration::from_millis(retry_ms as u64),
+            Self::Bodies | Self::Stopping => Duration::from_secs(1),
             Self::Connections | Self::DoorConnections | Self::Watchers => Duration::from_secs(5),
             Self::PeerConnections | Self::ConnectionWatchers => Duration::from_secs(10),
         }
@@ -189,7 +212,7 @@ impl Drop for Seat {
 
 /// What counts as one peer: an IPv4 address (also when mapped), or the /64 an IPv6 host is given.
 /// Local peers are only bounded in all.
-fn peer_key(peer: Peer) -> Option<IpAddr> {
+pub(crate) fn peer_key(peer: Peer) -> Option<IpAddr> {
     let Peer::Ip(address) = peer else { return None };
     Some(match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
@@ -308,6 +331,13 @@ mod tests {
         assert_eq!(seats.counts(), (1, 1, 1));
         drop(fourth);
         assert_eq!(seats.counts(), (0, 0, 0));
+    }
+
+    #[test]
+    fn every_refusal_has_a_number() {
+        for (index, refusal) in Refusal::ALL.iter().enumerate() {
+            assert_eq!(refusal.index(), index, "{}", refusal.as_str());
+        }
     }
 
     #[test]

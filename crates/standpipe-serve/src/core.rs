@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::admission::{Budget, Seats};
 use crate::pool::Pool;
+use crate::rates::Rates;
 use crate::registry::Registry;
 use crate::{CloseReason, Events, LimitsHandle, Metrics, Shutdown};
 
@@ -15,6 +16,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) events: Events,
     pub(crate) registry: Registry,
+    pub(crate) rates: Rates,
     pub(crate) seats: Arc<Seats>,
     /// Bytes of bodies in flight.
     pub(crate) bodies: Budget,
@@ -31,6 +33,7 @@ impl Core {
         Arc::new(Self {
             events: Events::new(metrics.clone()),
             registry: Registry::default(),
+            rates: Rates::new(&limits.load()),
             seats: Arc::default(),
             bodies: Budget::default(),
             refusals: Budget::default(),

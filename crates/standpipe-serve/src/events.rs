@@ -160,7 +160,7 @@ fn count(door: &DoorMetrics, event: &Event) {
     match event {
         Event::Opened => one(&door.accepted),
         Event::Admitted | Event::Queued { .. } => {}
-        Event::Refused(refusal) => one(&door.refusals[*refusal as usize]),
+        Event::Refused(refusal) => one(&door.refusals[refusal.index()]),
         Event::Started => one(&door.requests),
         Event::Ran { class, waited, took, panicked } => {
             door.service_time[class.index()].record(*took);

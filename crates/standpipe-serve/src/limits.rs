@@ -64,6 +64,11 @@ limits! {
     /// for developers and proxies come from one address; lower it when the node faces the
     /// internet. Over it: refused with a retry hint.
     connections_per_peer_max: usize = 20_000;
+    /// Requests per second from one peer address, over all its connections. Default 0, which is no
+    /// limit. Over it: refused (HTTP 429) with the time to wait. Local peers are not limited.
+    requests_per_s_per_peer_max: usize = 0;
+    /// Requests one peer address may have saved up, to make at once. Default 1,000. Over it: as above.
+    requests_burst_per_peer_max: usize = 1_000;
     /// Connections being told "no" at once. Default 256. Over it: closed without a word.
     refusal_budget_max: usize = 256;
     /// Time to be told "no", in milliseconds. Default 1,000. Later: closed.
@@ -166,7 +171,7 @@ limits! {
 }
 
 /// The limits for which `0` means something.
-const ZERO_ALLOWED: [&str; 3] = ["worker_grow_after_ms", "watch_gather_ms", "drain_ms"];
+const ZERO_ALLOWED: [&str; 4] = ["requests_per_s_per_peer_max", "worker_grow_after_ms", "watch_gather_ms", "drain_ms"];
 
 /// Limits that can't be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -66,6 +66,23 @@ impl DoorMetrics {
     }
 }
 
+/// What came of reading the configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// All changes are in force.
+    Applied,
+    /// Some changes, told in the log, wait for a restart.
+    Waiting,
+    /// Nothing had changed.
+    Unchanged,
+    /// It was wrong; nothing was applied.
+    Refused,
+}
+
+impl Reloaded {
+    const LABELS: [&str; 4] = ["applied", "waiting", "unchanged", "refused"];
+}
+
 /// All counters of a node; a handle that is cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Inner>);
@@ -81,6 +98,7 @@ struct Inner {
     watchers: Budget,
     accept_errors: AtomicU64,
     events_dropped: AtomicU64,
+    config_reloads: [AtomicU64; Reloaded::LABELS.len()],
     tasks: TaskTracker,
 }
 
@@ -176,6 +194,11 @@ impl Metrics {
 
     pub(crate) fn event_dropped(&self) {
         self.0.events_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The configuration was read again.
+    pub fn config_reloaded(&self, outcome: Reloaded) {
+        self.0.config_reloads[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The count of watchers is also their budget.
@@ -323,6 +346,9 @@ impl Inner {
         out.gauge("workers_idle", "Workers without work.", self.workers_idle.load(Ordering::Relaxed) as u64)?;
         out.counter("workers_created", "Worker threads ever created.", read(&self.workers_created))?;
         out.gauge("watchers", "Watchers attached.", self.watchers.used() as u64)?;
+        let reloads = Reloaded::LABELS.iter().zip(&self.config_reloads);
+        let reloads = reloads.map(|(outcome, count)| (vec![("outcome", *outcome)], read(count))).collect();
+        out.counters("config_reloads", "Readings of a changed configuration, by outcome.", reloads)?;
         out.gauge("tasks", "Tasks of connections and of the node.", self.tasks.len() as u64)?;
         out.counter("accept_errors", "Failures of accept.", read(&self.accept_errors))?;
         out.counter("events_dropped", "Events a subscriber was too slow for.", read(&self.events_dropped))

@@ -124,7 +124,7 @@ impl Pool {
             shared.create_worker();
         }
         // A job given back is dropped here, outside the lock.
-        pushed.map_err(|_job| JobError::Refused(Refusal::QueueFull))
+        pushed.map_err(|_job| JobError::Refused(Refusal::QueueFull { retry_ms: 1_000 }))
     }
 
     /// Takes a job out again; false when it has been started or told why not.

@@ -123,6 +123,7 @@ impl Server {
     /// Limits that can't be meant; the old ones stay.
     pub fn reload(&self, limits: Limits) -> Result<(), LimitsError> {
         limits.check()?;
+        self.core.rates.set(&limits);
         self.core.limits.store(Arc::new(limits));
         Ok(())
     }

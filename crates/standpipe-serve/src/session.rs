@@ -11,11 +11,12 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot::{self, Receiver};
 use tokio::time::{timeout, timeout_at};
 
-use crate::admission::Budget;
+use crate::admission::{Budget, peer_key};
 use crate::core::Core;
 use crate::metrics::DoorMetrics;
 use crate::pool::{Go, Job, Pool};
 use crate::queue::Ticket;
+use crate::rates::Bucket;
 use crate::registry::Vitals;
 use crate::{
     BytesPermit, Class, CloseReason, Cost, Deadline, Event, Limits, Metrics, Origin, Peer, Refusal, RequestGuard,
@@ -54,6 +55,8 @@ struct Inner {
     id: u64,
     peer: Peer,
     vitals: Vitals,
+    /// What its peer has left of its rate; looked up when there is a limit.
+    bucket: OnceLock<Arc<Bucket>>,
     /// Who waits for [`Session::closing`].
     closing: Notify,
     /// Set by who closes the connection from outside; goes before what the door says.
@@ -71,6 +74,7 @@ impl Session {
             door,
             id: origin.session,
             peer: origin.peer,
+            bucket: OnceLock::new(),
             closing: Notify::new(),
             reason: OnceLock::new(),
             watchers: Budget::default(),
@@ -187,8 +191,13 @@ impl Session {
     /// # Errors
     /// [`Refusal::Rate`] when its rate is over `requests_per_s_per_peer_max`.
     pub fn admit_requests(&self, requests: u32) -> Result<(), Refusal> {
-        let _ = requests;
-        Ok(())
+        let rates = &self.0.core.rates;
+        if !rates.are_limited() {
+            return Ok(());
+        }
+        let Some(peer) = peer_key(self.0.peer) else { return Ok(()) };
+        let bucket = self.0.bucket.get_or_init(|| rates.bucket(peer));
+        rates.admit(bucket, requests).map_err(|refusal| self.refused(refusal))
     }
 
     /// `requests` requests were begun and answered on the connection's task, in `took` together:

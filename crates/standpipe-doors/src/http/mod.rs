@@ -32,7 +32,7 @@ use self::rest::Call;
 use self::route::{Route, route};
 use self::sse::Takeover;
 use crate::dispatch::Dispatch;
-use crate::fault::http_status;
+use crate::fault::{http_refusal, http_status};
 
 /// The rules shown while none have been put.
 const DEFAULT_RULES: &str = "{\"rules\":{}}";
@@ -93,12 +93,15 @@ impl HttpDoor {
         let version = request.version();
         let origin = request.headers().get(header::ORIGIN).cloned();
         let head = *request.method() == Method::HEAD;
-        let mut answer = match self.handle(session, activity, request).await {
-            Ok(answer) => answer,
-            Err(error) => {
+        let mut answer = match session.admit_requests(1) {
+            Err(refusal) => {
+                guard.end(Outcome::Refused);
+                refusal_answer(refusal)
+            }
+            Ok(()) => self.handle(session, activity, request).await.unwrap_or_else(|error| {
                 account(&mut guard, &error);
                 error_answer(&error)
-            }
+            }),
         };
         if head {
             *answer.body_mut() = Content::Full(Bytes::new());
@@ -308,6 +311,12 @@ fn error_answer(error: &Error) -> Answer {
     if let Some(after) = error.retry_after() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
     }
+    answer
+}
+
+fn refusal_answer(refusal: Refusal) -> Answer {
+    let mut answer = error_answer(&refused(refusal));
+    *answer.status_mut() = http_refusal(refusal);
     answer
 }
 

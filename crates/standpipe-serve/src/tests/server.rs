@@ -505,7 +505,7 @@ async fn a_refused_job_is_a_refused_request() {
     fn check(error: JobError, outcome: Outcome) {
         assert_eq!(Outcome::from(&error), outcome);
     }
-    check(JobError::Refused(Refusal::QueueFull), Outcome::Refused);
+    check(JobError::Refused(Refusal::QueueFull { retry_ms: 1 }), Outcome::Refused);
     check(JobError::Shutdown, Outcome::Refused);
     check(JobError::QueueWait, Outcome::TimedOut);
     check(JobError::Deadline, Outcome::TimedOut);
@@ -526,6 +526,6 @@ fn sessions_and_connection_tasks_are_small() {
         async fn refuse(&self, _conn: Conn, _refusal: Refusal) {}
     }
     let (session, task) = crate::server::sizes_for_tests(Arc::new(Nothing));
-    assert!(session <= 160, "a session takes {session} bytes");
+    assert!(session <= 176, "a session takes {session} bytes");
     assert!(task <= 320, "a connection's task takes {task} bytes beside its door's");
 }
