@@ -8,7 +8,7 @@ use standpipe_engine::{
     Committed, Condition, Database, Engine, Error, ErrorKind, Identity, Intent, Op, ResetReason, Resume, Snapshot,
     TopicEvent, Watch, WatchRead, Window, query_keys, resume,
 };
-use standpipe_serve::{Class, Cost, Deadline, JobError, Session};
+use standpipe_serve::{Class, Cost, Deadline, JobError, Refusal, Session};
 use standpipe_tree::{Format, JsonStream, Leaf, PRIORITY, Path, Progress, Query, RowCursor, ShallowRange, etag};
 use tokio::sync::oneshot;
 
@@ -155,6 +155,32 @@ impl Dispatch {
                 run(session, Class::Read, Cost::Bytes(budget), deadline, job).await
             }
         }
+    }
+
+    /// Reads a location whole into memory, for protocols that must tell its length first.
+    ///
+    /// # Errors
+    /// `TooLarge` beyond `reply_bytes_max`.
+    pub(crate) async fn read_whole(
+        &self,
+        session: &Session,
+        database: &Arc<Database>,
+        identity: &Identity,
+        read: Read,
+        deadline: Deadline,
+    ) -> Result<Vec<u8>, Error> {
+        let reply = self.read(session, database, identity, read, deadline).await?;
+        let (mut whole, mut rest) = (reply.first, reply.rest);
+        let bytes_max = session.limits().reply_bytes_max;
+        while let Some(slices) = rest {
+            let (bytes, more) = slices.next(session, deadline).await?;
+            if whole.len() + bytes.len() > bytes_max {
+                return Err(too_large(bytes_max));
+            }
+            whole.extend_from_slice(&bytes);
+            rest = more;
+        }
+        Ok(whole)
     }
 
     /// Reads the priority of a node, as JSON.
@@ -374,7 +400,7 @@ fn read_small(snapshot: Snapshot, read: Read, children_max: usize, budget: usize
 }
 
 /// Counts rows up to the point where a read stops being small; `chunk_bytes` is too much for one.
-fn cost(snapshot: &Snapshot, path: &Path, chunk_bytes: usize) -> Result<Cost, Error> {
+pub(crate) fn cost(snapshot: &Snapshot, path: &Path, chunk_bytes: usize) -> Result<Cost, Error> {
     let mut cursor = snapshot.cursor(path);
     let mut row = cursor.seek(&[])?;
     let mut bytes = 0;
@@ -425,10 +451,21 @@ pub(crate) async fn run<T: Send + 'static>(
     session.run(class, cost, deadline, job).await.unwrap_or_else(|refused| Err(from_core(refused)))
 }
 
+/// A reply that does not fit into memory as a whole.
+pub(crate) fn too_large(bytes_max: usize) -> Error {
+    let text = format!("the reply is longer than reply_bytes_max ({bytes_max}); read it in parts, or over HTTP");
+    Error::new(ErrorKind::TooLarge, text)
+}
+
+/// What was not let in, in the engine's words.
+pub(crate) fn refused(refusal: Refusal) -> Error {
+    Error::overloaded(refusal.to_string(), refusal.retry_after())
+}
+
 /// What the serving core refused, in the engine's words.
 pub(crate) fn from_core(error: JobError) -> Error {
     match error {
-        JobError::Refused(refusal) => Error::overloaded(refusal.to_string(), refusal.retry_after()),
+        JobError::Refused(refusal) => refused(refusal),
         JobError::QueueWait => {
             Error::overloaded("the request waited too long for a worker", std::time::Duration::from_secs(1))
         }

@@ -1,8 +1,10 @@
-//! The one table from error kinds to each protocol's own words.
+//! The one table from error kinds to each protocol's own words, and to what they count as.
 
 use http::StatusCode;
-use standpipe_engine::ErrorKind;
+use standpipe_engine::{Error, ErrorKind, Identity};
+use standpipe_serve::Outcome;
 use standpipe_serve::Refusal;
+use standpipe_wire::resp;
 
 /// The status a REST client sees that was not let in.
 pub(crate) fn http_refusal(refusal: Refusal) -> StatusCode {
@@ -26,5 +28,57 @@ pub(crate) fn http_status(kind: ErrorKind) -> StatusCode {
         // nginx' "client closed request": nobody is there to read it.
         ErrorKind::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The code in front of a RESP error: those that clients of redis know how to treat.
+pub(crate) fn resp_code(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Unauthenticated => "WRONGPASS",
+        ErrorKind::Denied => "NOPERM",
+        ErrorKind::Overloaded => "BUSY",
+        ErrorKind::Unavailable => "TRYAGAIN",
+        ErrorKind::BadRequest
+        | ErrorKind::NotFound
+        | ErrorKind::Conflict
+        | ErrorKind::TooLarge
+        | ErrorKind::Deadline
+        | ErrorKind::Cancelled
+        | ErrorKind::Internal => "ERR",
+    }
+}
+
+/// An error as a RESP client is told; logs what a person should look at.
+pub(crate) fn resp_text(error: &Error, identity: &Identity) -> String {
+    log(error);
+    // Redis has a code of its own for who has said nothing about itself.
+    if error.kind() == ErrorKind::Denied && *identity == Identity::Anonymous {
+        return "NOAUTH Authentication required.".into();
+    }
+    format!("{} {}", resp_code(error.kind()), error.message())
+}
+
+/// [`resp_text`] as the bytes of a reply.
+pub(crate) fn resp_line(error: &Error) -> Vec<u8> {
+    let mut line = Vec::new();
+    resp::reply::error(&resp_text(error, &Identity::Anonymous), &mut line);
+    line
+}
+
+/// How a request ended that was answered with an error.
+pub(crate) fn outcome(kind: ErrorKind) -> Outcome {
+    match kind {
+        ErrorKind::Overloaded | ErrorKind::Unavailable => Outcome::Refused,
+        ErrorKind::Deadline => Outcome::TimedOut,
+        _ => Outcome::Finished,
+    }
+}
+
+/// Logs a refusal; an internal error is for a person to look at.
+pub(crate) fn log(error: &Error) {
+    if error.kind() == ErrorKind::Internal {
+        tracing::error!(?error, "request failed");
+    } else {
+        tracing::debug!(?error, "request refused");
     }
 }

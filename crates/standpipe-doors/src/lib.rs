@@ -2,9 +2,12 @@
 //! `dispatch`, the only way from a request to the engine, and `fault`, the one table from errors
 //! to each protocol's words.
 
+mod commands;
 mod dispatch;
 mod fault;
 mod http;
+mod resp;
 
 pub use crate::dispatch::Dispatch;
 pub use crate::http::{Credentials, HttpDoor};
+pub use crate::resp::{RespDoor, Separator};

@@ -3,6 +3,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use crate::config::{Durability, EngineConfig, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
 use crate::intent::{Committed, Intent};
+use crate::lease::{Lease, LeaseId};
 use crate::log::Log;
 use crate::metrics::{DatabaseStats, WriterMetrics};
 use crate::queue::{Queue, Queued};
@@ -29,6 +31,8 @@ pub struct Database {
     hub: Arc<Hub>,
     queue: Arc<Queue>,
     metrics: Arc<WriterMetrics>,
+    boot: u64,
+    leases: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -67,7 +71,7 @@ impl Database {
         let metrics = Arc::<WriterMetrics>::default();
         let wake = queue.clone();
         log.follow(Box::new(move || wake.wake()));
-        let writer = Writer {
+        let mut writer = Writer {
             store: store.clone(),
             log,
             hub: hub.clone(),
@@ -78,7 +82,10 @@ impl Database {
             push_ids: PushIds::default(),
             unsynced: false,
             last_sync: Instant::now(),
+            owed: Vec::new(),
+            owed_at: Instant::now(),
         };
+        writer.release_stored()?;
         let thread = std::thread::Builder::new()
             .name(format!("writer-{name}"))
             .spawn(move || writer.run())
@@ -90,6 +97,8 @@ impl Database {
             hub,
             queue,
             metrics,
+            boot: u64::from_ne_bytes(crate::random::bytes()),
+            leases: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         }))
     }
@@ -115,6 +124,11 @@ impl Database {
     /// A consistent view of the newest committed revision. Waits only while the map grows.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         self.store.snapshot().await
+    }
+
+    /// As [`Database::snapshot`], without waiting: `None` while the map grows.
+    pub fn snapshot_now(&self) -> Result<Option<Snapshot>> {
+        self.store.try_snapshot()
     }
 
     /// As [`Database::snapshot`], for threads outside a runtime: `Unavailable` while the map grows.
@@ -143,6 +157,18 @@ impl Database {
     /// [`Database::write`] for threads outside a runtime.
     pub fn write_blocking(&self, intent: Intent, deadline: Instant) -> Result<Committed> {
         self.submit(intent, deadline)?.blocking_recv().unwrap_or_else(|_| Err(writer_gone()))
+    }
+
+    /// A new lease, with nothing armed: for the writes of one connection that are to be undone when
+    /// it goes. Costs nothing until a write is tied to it.
+    pub fn lease(&self) -> Lease {
+        let number = self.leases.fetch_add(1, Ordering::Relaxed);
+        Lease::new(LeaseId::new(self.boot, number), self.queue.clone())
+    }
+
+    /// Is this one of this database's leases?
+    pub fn has_lease(&self, lease: &Lease) -> bool {
+        lease.is_on(&self.queue)
     }
 
     /// Waits until revision `rev` is committed here.

@@ -140,6 +140,13 @@ limits! {
     h2_streams_per_connection_max: u32 = 100;
     /// Bytes of a long reply made at a time. Default 64 KiB.
     reply_chunk_bytes: usize = 64 * KIB;
+    /// Bytes of a reply that must be made whole before it is sent, as on the line and RESP doors. Default
+    /// 64 MiB. Over it: "too large".
+    reply_bytes_max: usize = 64 * MIB;
+    /// Arguments of one RESP command. Default 65,536. Over it: a protocol error.
+    command_args_max: usize = 65_536;
+    /// Bytes of messages (`PUBLISH`) waiting for one subscriber. Default 1 MiB. Over it: the subscriber is closed.
+    mailbox_bytes_max: usize = MIB;
 
     /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
     /// with a retry hint.

@@ -136,7 +136,8 @@ impl Change {
 }
 
 impl Write {
-    fn touches(&self, at: &Path) -> bool {
+    /// Whether the value at or below `at` may be another one after it.
+    pub fn touches(&self, at: &Path) -> bool {
         at.contains(self.location.path()) || matches!(&self.location, Location::Node(path) if path.contains(at))
     }
 

@@ -1,0 +1,148 @@
+//! `MULTI`, `EXEC`, `DISCARD`, `WATCH`: commands are queued and then carried out by the writer in one commit, each
+//! seeing what those before it wrote, nothing of others in between. What was watched must have the value it had.
+
+use standpipe_engine::{Committed, Error, ErrorKind};
+use standpipe_serve::{Class, Cost, Deadline, Outcome, Session};
+use standpipe_tree::{Path, etag};
+
+use super::call::{Fault, Run};
+use super::client::{Client, Done, Next, Stash, computed};
+use super::table::{Does, Spec};
+use crate::commands::Turn;
+use crate::dispatch;
+
+/// Commands one transaction may have.
+const QUEUED_MAX: usize = 10_000;
+
+/// Commands waiting for `EXEC`.
+#[derive(Default)]
+pub(super) struct Transaction {
+    queued: Vec<(Run, Vec<Box<[u8]>>)>,
+    bytes: usize,
+    /// A command was refused, so none may be carried out.
+    spoiled: bool,
+}
+
+impl Transaction {
+    pub(super) fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    pub(super) fn queue(&mut self, spec: &Spec, args: &[&[u8]], bytes_max: usize) -> Result<(), Fault> {
+        let run = match &spec.does {
+            Does::Read(run, _) | Does::Write(run) => *run,
+            Does::Client(_) => {
+                self.spoil();
+                return Err(Fault::err("Command not allowed inside a transaction"));
+            }
+        };
+        self.bytes += args.iter().map(|arg| arg.len() + 16).sum::<usize>();
+        if self.queued.len() == QUEUED_MAX || self.bytes > bytes_max {
+            self.spoil();
+            return Err(Fault::err(format!(
+                "a transaction has at most {QUEUED_MAX} commands and {bytes_max} bytes (request_body_bytes_max)"
+            )));
+        }
+        self.queued.push((run, args.iter().map(|arg| Box::from(*arg)).collect()));
+        Ok(())
+    }
+}
+
+pub(super) fn multi(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    if client.more().transaction.is_some() {
+        return Err(Fault::err("MULTI calls can not be nested"));
+    }
+    client.more().transaction = Some(Transaction::default());
+    client.reply(turn.out).ok();
+    Ok(Next::Answered)
+}
+
+pub(super) fn discard(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    if client.more().transaction.take().is_none() {
+        return Err(Fault::err("DISCARD without MULTI"));
+    }
+    client.more().watched.clear();
+    client.reply(turn.out).ok();
+    Ok(Next::Answered)
+}
+
+pub(super) fn exec(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    let Some(transaction) = client.more().transaction.take() else { return Err(Fault::err("EXEC without MULTI")) };
+    let watched = std::mem::take(&mut client.more().watched);
+    if transaction.spoiled {
+        return Err(Fault::Redis("EXECABORT Transaction discarded because of previous errors.".into()));
+    }
+    let count = transaction.queued.len();
+    let calls = transaction.queued.into_iter().map(|(run, args)| {
+        let args: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
+        client.owned(run, &args, turn.limits.reply_bytes_max)
+    });
+    let (op, stash) = computed(calls.collect());
+    let done = move |result, stash| Done::Executed(result, stash, count);
+    Ok(Next::Later(client.submit(op, stash, watched, turn, done)))
+}
+
+impl Client {
+    pub(super) fn executed(
+        &mut self,
+        result: Result<Committed, Error>,
+        stash: &Stash,
+        count: usize,
+        turn: &mut Turn<'_>,
+    ) -> Outcome {
+        match result {
+            Ok(committed) => {
+                self.reply(turn.out).array(count);
+                let replies = stash.lock();
+                for (at, reply) in replies.iter().enumerate() {
+                    // What the engine refused is that command's reply; the others were carried out.
+                    match committed.steps.get(at) {
+                        Some(Err(error)) => self.fault(&Fault::Engine(error.clone()), turn.out),
+                        _ => turn.out.extend_from_slice(reply),
+                    }
+                }
+                Outcome::Finished
+            }
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                self.reply(turn.out).null_array();
+                Outcome::Finished
+            }
+            Err(error) => {
+                self.fault(&Fault::Engine(error.clone()), turn.out);
+                crate::fault::outcome(error.kind())
+            }
+        }
+    }
+}
+
+pub(super) fn watch(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    if client.more().transaction.is_some() {
+        return Err(Fault::err("WATCH inside MULTI is not allowed"));
+    }
+    let paths: Vec<Path> = args[1..].iter().map(|key| client.shared.separator.path(key)).collect::<Result<_, _>>()?;
+    if client.more().watched.len() + paths.len() > turn.limits.watchers_per_connection_max {
+        return Err(Fault::err("too many watched keys on one connection (watchers_per_connection_max)"));
+    }
+    let (session, database): (Session, _) = (turn.session.clone(), client.database.clone());
+    let cost = Cost::Bytes(turn.limits.reply_chunk_bytes);
+    let deadline = Deadline::after(turn.limits.request_ms_max);
+    Ok(Next::Later(Box::pin(async move {
+        let snapshot = match database.snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Done::Watched(Err(error)),
+        };
+        let job = move || {
+            let tag = |path: Path| etag(&mut snapshot.cursor(&path)).map(|etag| (path, etag));
+            paths.into_iter().map(tag).collect::<Result<Vec<_>, _>>().map_err(Error::from)
+        };
+        Done::Watched(dispatch::run(&session, Class::Read, cost, deadline, job).await)
+    })))
+}
+
+pub(super) fn unwatch(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    if let Some(more) = &mut client.more {
+        more.watched.clear();
+    }
+    client.reply(turn.out).ok();
+    Ok(Next::Answered)
+}
