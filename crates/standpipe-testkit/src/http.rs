@@ -117,7 +117,11 @@ impl Conn {
         self.response(method == "HEAD")
     }
 
-    fn encode(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Vec<u8>> {
+    /// The bytes of a request, for [`Self::send`].
+    ///
+    /// # Errors
+    /// The connection has no peer any more.
+    pub fn encode(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Vec<u8>> {
         let given = |name: &str| headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
         let mut head = format!("{method} {target} HTTP/1.1\r\n");
         if !given("host") {

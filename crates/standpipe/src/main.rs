@@ -9,6 +9,8 @@ mod exit;
 mod local;
 mod logging;
 mod node;
+mod reload;
+mod systemd;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,8 @@ use crate::cli::AccessArgs;
 use crate::client::{Client, Target, import};
 use crate::config::{self, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
+use crate::reload::{FileWatch, Reload};
+use crate::systemd::{self, State};
 
 /// A running server.
 #[derive(Debug)]
@@ -88,17 +90,31 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         .build()
         .map_err(|error| Failure::failed(format!("can't start a runtime: {error}")))?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new(settings.mode)?;
+        let mut file = FileWatch::new(settings.arguments.config.as_deref());
+        let mut reload = Reload::new(settings);
         banner(settings, &url, &token);
         #[expect(clippy::print_stdout, reason = "the one line of results that a server has")]
         {
             println!("standpipe ready {url} data={}", values.server.data.display());
         }
-        signals.next().await;
+        systemd::tell(State::Ready);
+        loop {
+            tokio::select! {
+                biased;
+                told = signals.next() => match told {
+                    Told::Stop => break,
+                    Told::Reload => {}
+                },
+                () = file.changed() => {}
+            }
+            reload.run(&node.server, &node.engine);
+        }
+        systemd::tell(State::Stopping);
         tracing::info!("stopping; a second signal stops at once");
         let clean = tokio::select! {
             clean = node.stop() => clean,
-            () = signals.next() => false,
+            () = signals.stop() => false,
         };
         token.withdraw();
         Ok(if clean { Exit::Ok } else { Exit::Unclean })
@@ -305,39 +321,60 @@ fn keep_pages_small() {
     }
 }
 
-/// The signals that stop a server: Ctrl-C everywhere, SIGTERM where there is one.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+/// The signals a server heeds: Ctrl-C everywhere; where there are more, SIGTERM stops and SIGHUP
+/// reloads the configuration. To `dev` SIGHUP says that its terminal was closed, so it stops.
 struct Signals {
+    #[cfg(unix)]
+    mode: Mode,
     #[cfg(unix)]
     interrupt: Signal,
     #[cfg(unix)]
     terminate: Signal,
+    #[cfg(unix)]
+    hangup: Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> Result<Self> {
-        let failed = |error: std::io::Error| Failure::failed(format!("can't wait for signals: {error}"));
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        })
+    fn new(mode: Mode) -> Result<Self> {
+        let heed = |kind| signal(kind).map_err(|error| Failure::failed(format!("can't wait for signals: {error}")));
+        let (interrupt, terminate) = (heed(SignalKind::interrupt())?, heed(SignalKind::terminate())?);
+        Ok(Self { mode, interrupt, terminate, hangup: heed(SignalKind::hangup())? })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.hangup.recv() => match self.mode {
+                Mode::Dev => Told::Stop,
+                Mode::Serve => Told::Reload,
+            },
         }
     }
 }
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> Result<Self> {
+    fn new(_: Mode) -> Result<Self> {
         Ok(Self {})
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Told {
         let _no_handler_no_stop = tokio::signal::ctrl_c().await;
+        Told::Stop
+    }
+}
+
+impl Signals {
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 }

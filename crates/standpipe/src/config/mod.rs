@@ -1,6 +1,7 @@
 //! The settings of a server: what they are, their defaults, and the checks across them. Where each
 //! value comes from is `layers`' matter; what a value means is its consumer's.
 
+mod changes;
 mod file;
 mod layers;
 mod show;
@@ -13,6 +14,7 @@ use standpipe_serve::Limits;
 
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
+pub(crate) use changes::Changes;
 use layers::Layers;
 pub(crate) use show::show;
 
@@ -35,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) rules: Option<PathBuf>,
     /// What to load into an empty database at start.
     pub(crate) import: Option<PathBuf>,
+    /// Read again by a reload, with the file and the variables.
+    pub(crate) arguments: NodeArgs,
 }
 
 /// The settings that have a name: a table and a key each, the same in the file, in variables and in
@@ -125,7 +129,13 @@ impl Settings {
     /// The first thing that is wrong, with the place it comes from.
     pub(crate) fn load(mode: Mode, arguments: &NodeArgs) -> Result<Self> {
         let layers = layers(mode, arguments, std::env::vars_os())?;
-        Ok(Self { mode, values: checked(&layers)?, rules: arguments.rules.clone(), import: arguments.import.clone() })
+        Ok(Self {
+            mode,
+            values: checked(&layers)?,
+            rules: arguments.rules.clone(),
+            import: arguments.import.clone(),
+            arguments: arguments.clone(),
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 
+use super::changes::is_live;
 use super::layers::{Layers, variable_of};
 use super::{Mode, Values, checked, layers};
 use crate::cli::NodeArgs;
@@ -28,7 +29,9 @@ fn lines(layers: &Layers, remark: impl Fn(&str, String) -> String) -> String {
     for (name, value, origin) in layers.entries() {
         let (table, key) = name.split_once('.').expect("made with a dot");
         if table != current {
-            text += &format!("{}[{table}]\n", if current.is_empty() { "" } else { "\n" });
+            let when =
+                if is_live(name) { "live: a reload applies a change" } else { "boot: a change waits for a restart" };
+            text += &format!("{}{:<50} # {when}\n", if current.is_empty() { "" } else { "\n" }, format!("[{table}]"));
             current = table;
         }
         text += &format!("{:<50} # {}\n", format!("{key} = {value}"), remark(name, origin.to_string()));

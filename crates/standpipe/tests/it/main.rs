@@ -11,6 +11,7 @@ mod durability;
 mod eventsource;
 mod hostile;
 mod python;
+mod reload;
 mod rest;
 mod script;
 mod shutdown;
