@@ -180,6 +180,12 @@ pub(crate) struct NodeArgs {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:9000]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
+    /// Where `nc` and shells talk in lines: an address, or the path of a Unix socket [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT|PATH")]
+    pub(crate) line: Option<String>,
+    /// Where redis clients connect: an address, or the path of a Unix socket [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT|PATH")]
+    pub(crate) resp: Option<String>,
     /// The data folder; made if missing [default: ./.standpipe for dev, ./data for serve]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,

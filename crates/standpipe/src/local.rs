@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::cli::AccessArgs;
 use crate::client::{Call, Client};
 use crate::exit::{Failure, Result};
-use crate::node::{Node, with_limits};
+use crate::node::{Listen, Node, with_limits};
 
 /// Overlays on their way: one is written while the next is parsed, and one waits.
 const PENDING_MAX: usize = 2;
@@ -44,7 +44,7 @@ impl Folder {
         let limits = Limits::default();
         let config = standpipe_engine::EngineConfig { databases: Databases::OnDemand, ..with_limits(dir, &limits) };
         let token = standpipe_engine::random_token();
-        let node = Node::start(config, limits, "127.0.0.1:0", Credentials::AdminToken(token.clone()))?;
+        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), Credentials::AdminToken(token.clone()))?;
         let database = node.engine().database(name)?;
         let access = AccessArgs { db: Some(name.to_owned()), token: Some(token), token_file: None };
         let client = Client::new(&node.url(), &access)?;

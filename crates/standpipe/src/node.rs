@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use standpipe_doors::{Credentials, Dispatch, HttpDoor};
+use standpipe_doors::{Credentials, Dispatch, HttpDoor, RespDoor, Separator};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig};
-use standpipe_serve::{Limits, Server, ServerConfig, SocketListener};
+use standpipe_serve::{BindError, Limits, Server, ServerConfig, SocketListener};
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,6 +20,22 @@ use crate::exit::{Exit, Failure, Result};
 use crate::reload::{FileWatch, Reload};
 use crate::systemd::{self, State};
 
+/// Where a node listens; empty is nowhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listen<'a> {
+    pub(crate) http: &'a str,
+    pub(crate) line: &'a str,
+    pub(crate) resp: &'a str,
+    pub(crate) separator: Separator,
+}
+
+impl<'a> Listen<'a> {
+    /// Only HTTP.
+    pub(crate) fn http(at: &'a str) -> Self {
+        Self { http: at, line: "", resp: "", separator: Separator::Slash }
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -27,6 +43,8 @@ pub(crate) struct Node {
     server: Server,
     ready: Arc<AtomicBool>,
     address: SocketAddr,
+    /// Name and place of each other door that is open.
+    others: Vec<(&'static str, String)>,
 }
 
 impl Node {
@@ -34,21 +52,32 @@ impl Node {
     ///
     /// # Errors
     /// The folder is held or can't be used, or the address can't be listened on.
-    pub(crate) fn start(config: EngineConfig, limits: Limits, listen: &str, credentials: Credentials) -> Result<Self> {
+    pub(crate) fn start(
+        config: EngineConfig,
+        limits: Limits,
+        listen: Listen<'_>,
+        credentials: Credentials,
+    ) -> Result<Self> {
         raise_descriptor_limit();
         keep_pages_small();
         let engine = Arc::new(Engine::open(config, Arc::new(stop_at_once))?);
         let server =
             Server::start(ServerConfig { limits, cores: None }).map_err(|error| Failure::failed(error.to_string()))?;
-        let listeners = SocketListener::bind_tcp(listen, server.cores(), server.metrics())
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        let (listeners, _) = bind(listen.http, &server)?;
         let address = listeners.first().and_then(SocketListener::local_addr);
-        let address = address.ok_or_else(|| Failure::failed(format!("{listen}: no address was bound")))?;
+        let address = address.ok_or_else(|| Failure::failed(format!("{}: no address was bound", listen.http)))?;
         let ready = Arc::new(AtomicBool::new(true));
         let dispatch = Dispatch::new(engine.clone());
+        let mut others = Vec::new();
+        if !listen.resp.is_empty() {
+            let (listeners, at) = bind(listen.resp, &server)?;
+            let door = RespDoor::new(dispatch.clone(), credentials.clone(), listen.separator);
+            server.listen(Arc::new(door), listeners);
+            others.push(("resp", at));
+        }
         let door = HttpDoor::new(dispatch, credentials, server.metrics().clone(), ready.clone());
         server.listen(Arc::new(door), listeners);
-        Ok(Self { engine, server, ready, address })
+        Ok(Self { engine, server, ready, address, others })
     }
 
     /// Where it listens.
@@ -70,6 +99,19 @@ impl Node {
     }
 }
 
+/// Listens on an address, or on the path of a Unix socket, which has a slash; says where that is.
+fn bind(at: &str, server: &Server) -> Result<(Vec<SocketListener>, String)> {
+    let failed = |error: BindError| Failure::failed(error.to_string());
+    #[cfg(unix)]
+    if at.contains('/') {
+        let listeners = SocketListener::bind_unix(Path::new(at), server.cores(), server.metrics()).map_err(failed)?;
+        return Ok((listeners, at.to_owned()));
+    }
+    let listeners = SocketListener::bind_tcp(at, server.cores(), server.metrics()).map_err(failed)?;
+    let address = listeners.first().and_then(SocketListener::local_addr).map(|address| address.to_string());
+    Ok((listeners, address.unwrap_or_else(|| at.to_owned())))
+}
+
 /// Runs a server until it is told to stop.
 ///
 /// # Errors
@@ -81,7 +123,16 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         Mode::Serve => Token::kept(&values.server.data)?,
     };
     let engine = engine_config(settings);
-    let node = Node::start(engine, values.limits.clone(), &values.server.listen, token.credentials())?;
+    let listen = Listen {
+        http: &values.server.listen,
+        line: &values.server.line,
+        resp: &values.server.resp,
+        separator: match values.server.resp_separator {
+            config::RespSeparator::Slash => Separator::Slash,
+            config::RespSeparator::Colon => Separator::Colon,
+        },
+    };
+    let node = Node::start(engine, values.limits.clone(), listen, token.credentials())?;
     let url = node.url();
     load(settings, &node, &token)?;
     token.announce(node.address.port());
@@ -93,10 +144,11 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         let mut signals = Signals::new(settings.mode)?;
         let mut file = FileWatch::new(settings.arguments.config.as_deref());
         let mut reload = Reload::new(settings);
-        banner(settings, &url, &token);
+        banner(settings, &url, &node.others, &token);
         #[expect(clippy::print_stdout, reason = "the one line of results that a server has")]
         {
-            println!("standpipe ready {url} data={}", values.server.data.display());
+            let others: String = node.others.iter().map(|(door, at)| format!("{door}={at} ")).collect();
+            println!("standpipe ready {url} {others}data={}", values.server.data.display());
         }
         systemd::tell(State::Ready);
         loop {
@@ -270,7 +322,7 @@ impl Token {
 }
 
 /// What a person sees at start: at most 12 lines, on stderr.
-fn banner(settings: &Settings, url: &str, token: &Token) {
+fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Token) {
     let values = &settings.values;
     let durability = match values.engine.durability {
         config::Durability::Commit => "every acknowledged write is synced to disk",
@@ -288,6 +340,15 @@ fn banner(settings: &Settings, url: &str, token: &Token) {
         Token::Kept { file, .. } => {
             eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", file.display());
             eprintln!("  access  administrators only: rules are stored, but not evaluated yet");
+        }
+    }
+    for (door, at) in others {
+        let (flag, (host, port)) = (at.contains('/'), at.rsplit_once(':').unwrap_or(("", at)));
+        match (*door, flag) {
+            ("resp", true) => eprintln!("  redis   redis-cli -s {at} GET home/kitchen/temp"),
+            ("resp", false) => eprintln!("  redis   redis-cli -h {host} -p {port} GET home/kitchen/temp"),
+            (_, true) => eprintln!("  lines   nc -U {at}"),
+            (_, false) => eprintln!("  lines   nc {host} {port}"),
         }
     }
     eprintln!("  stop    Ctrl-C");

@@ -61,6 +61,8 @@ impl Layers {
         let path = arguments.data.as_ref().map(|data| data.to_string_lossy().into_owned());
         for (name, argument, text) in [
             ("server.listen", "--listen", arguments.listen.clone()),
+            ("server.line", "--line", arguments.line.clone()),
+            ("server.resp", "--resp", arguments.resp.clone()),
             ("server.data", "--data", path),
             ("server.log_format", "--log-format", arguments.log_format.and_then(choice)),
             ("engine.durability", "--durability", arguments.durability.and_then(choice)),

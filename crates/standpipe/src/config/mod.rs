@@ -57,6 +57,12 @@ pub(crate) struct Values {
 pub(crate) struct Server {
     /// `HOST:PORT`; port 0 takes a free one.
     pub(crate) listen: String,
+    /// Where the line door listens: `HOST:PORT`, or the path of a Unix socket; empty is nowhere.
+    pub(crate) line: String,
+    /// Where the RESP door listens, as above.
+    pub(crate) resp: String,
+    /// What divides redis keys into paths.
+    pub(crate) resp_separator: RespSeparator,
     /// The data folder, relative to the folder the server is started in.
     pub(crate) data: PathBuf,
     pub(crate) log_format: LogFormat,
@@ -81,6 +87,17 @@ pub(crate) struct Engine {
     pub(crate) map_bytes_initial: usize,
     /// Snapshots open at once in each database.
     pub(crate) readers_max: u32,
+}
+
+/// What divides redis keys into the segments of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RespSeparator {
+    /// `home/kitchen/temp`
+    #[serde(rename = "/")]
+    Slash,
+    /// `home:kitchen:temp`
+    #[serde(rename = ":")]
+    Colon,
 }
 
 /// When a write is acknowledged.
@@ -109,7 +126,14 @@ impl Values {
             Mode::Serve => "./data",
         };
         Self {
-            server: Server { listen: "127.0.0.1:9000".into(), data: data.into(), log_format: LogFormat::Human },
+            server: Server {
+                listen: "127.0.0.1:9000".into(),
+                line: String::new(),
+                resp: String::new(),
+                resp_separator: RespSeparator::Slash,
+                data: data.into(),
+                log_format: LogFormat::Human,
+            },
             databases: Databases { default: "default".into(), names: vec!["default".into()] },
             engine: Engine {
                 durability: Durability::Commit,
@@ -176,6 +200,11 @@ fn check_each(layers: &Layers) -> Result<Values> {
     let wrong = |name: &str, text: &str| Err(layers.wrong(&[name], text));
     if let Err(text) = check_listen(&values.server.listen) {
         return wrong("server.listen", &text);
+    }
+    for (name, at) in [("server.line", &values.server.line), ("server.resp", &values.server.resp)] {
+        if !at.is_empty() && !at.contains('/') && let Err(text) = check_listen(at) {
+            return wrong(name, &text);
+        }
     }
     let names = &values.databases.names;
     if let Some(error) = names.iter().find_map(|name| standpipe_engine::check_name(name).err()) {
