@@ -9,8 +9,9 @@ use heed::{PutFlags, RoTxn, RwTxn};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use standpipe_tree::{Change, ChangeKind, Location, Path, Rows, is_priority_key};
 
+use crate::lease::armed_value;
 use crate::record::Effect;
-use crate::store::keys::{prefix_end, range_from, tree_key};
+use crate::store::keys::{lease_key, prefix_end, range_from, tree_key};
 use crate::store::{State, Store, Table};
 
 /// The row of a node's priority: its key and this byte.
@@ -22,7 +23,34 @@ pub(crate) fn apply(store: &Store, txn: &mut RwTxn, state: &mut State, effect: &
     match effect {
         Effect::Change(change) => Apply { tree: store.tree, txn, state }.change(change),
         Effect::Rules(text) => store.put_rules(txn, text).map(|()| true),
+        Effect::Arm(lease, identity, change) => {
+            let mut armed = false;
+            for write in &change.writes {
+                let key = lease_key(*lease, &write.location.encode());
+                armed |= arm(&store.leases, txn, &key, &armed_value(identity, &write.rows))?;
+            }
+            Ok(armed)
+        }
+        Effect::Disarm(lease, path) => clear_below(&store.leases, txn, &lease_key(*lease, &path.encode())),
+        Effect::Release(lease) => clear_below(&store.leases, txn, &lease_key(*lease, &[])),
     }
+}
+
+/// Arms one location, in place of what was armed there and below.
+fn arm(leases: &Table, txn: &mut RwTxn, key: &[u8], value: &[u8]) -> heed::Result<bool> {
+    let mut rows = leases.prefix_iter(txn, key)?;
+    let same = rows.next().transpose()?.is_some_and(|row| row == (key, value)) && rows.next().is_none();
+    drop(rows);
+    if !same {
+        clear_below(leases, txn, key)?;
+        leases.put(txn, key, value)?;
+    }
+    Ok(!same)
+}
+
+/// Removes the rows whose keys begin with `prefix`.
+fn clear_below(table: &Table, txn: &mut RwTxn, prefix: &[u8]) -> heed::Result<bool> {
+    Ok(table.delete_range(txn, &range_from(prefix, &prefix_end(prefix)))? > 0)
 }
 
 /// What the row of an encoded path adds to a database's digest. Addition is undone by subtraction and knows no order, so the

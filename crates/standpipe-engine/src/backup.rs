@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::path::Path as FsPath;
+use std::sync::Arc;
 
 use standpipe_tree::{Leaf, Path};
 
@@ -11,9 +12,8 @@ use crate::config::EngineConfig;
 use crate::database::Database;
 use crate::engine::{check_name, lock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::LocalLog;
 use crate::record::{Record, hash};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, Store, StoreOptions};
 
 /// What verification found to be true.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +39,14 @@ impl Database {
 
 impl Snapshot {
     /// Reads everything: every row decodes, the digest and the row count are what the state says,
-    /// no leaf has children, no priority stands alone, and the kept tail is one chain.
+    /// no leaf has children, no priority stands alone, every lease can be read, and the kept tail is
+    /// one chain.
     ///
     /// # Errors
     /// `Internal`, naming what is damaged.
     pub fn verify(&self) -> Result<Verified> {
         let (rows, digest) = self.verify_tree()?;
+        crate::lease::verify(self.store(), self.txn())?;
         if digest != self.state().digest || rows != self.state().rows {
             return Err(damaged("the digest does not match the tree"));
         }
@@ -162,8 +164,9 @@ fn open_and_verify(dir: &FsPath, name: &str) -> Result<Verified> {
     if !dir.join(name).join("data.mdb").is_file() {
         return Err(Error::new(ErrorKind::NotFound, format!("no database {name} in {}", dir.display())));
     }
-    let database = Database::open(name, &EngineConfig::new(dir), Box::new(LocalLog), std::sync::Arc::new(|_| {}))?;
-    database.try_snapshot()?.verify()
+    // The store alone: opening the database would release the leases in it.
+    let store = Arc::new(Store::open(&dir.join(name), StoreOptions::of(&EngineConfig::new(dir)))?);
+    store.try_snapshot()?.ok_or_else(|| Error::unavailable("the store is growing; try again"))?.verify()
 }
 
 fn damaged(what: &'static str) -> Error {

@@ -37,6 +37,11 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(len).ok()?)
     }
 
+    /// What has not been read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

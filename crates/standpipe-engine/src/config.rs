@@ -73,6 +73,10 @@ pub struct EngineConfig {
     pub changes_age_max: Duration,
     /// Children a query may scan, and a query watch may hold.
     pub query_children_max: usize,
+    /// Locations one lease may arm.
+    pub lease_locations_max: usize,
+    /// Bytes one lease may arm.
+    pub lease_bytes_max: usize,
     /// Where record times come from.
     pub clock: Clock,
 }
@@ -118,6 +122,8 @@ impl EngineConfig {
             changes_bytes_max: 64 << 20,
             changes_age_max: Duration::from_secs(86_400),
             query_children_max: 1_000_000,
+            lease_locations_max: 1_000,
+            lease_bytes_max: 16 << 20,
             clock: Clock::System,
         }
     }

@@ -57,14 +57,7 @@ impl Database {
         on_fatal: OnFatal,
     ) -> Result<Arc<Self>> {
         let config = shared.load();
-        let store = Arc::new(Store::open(
-            &config.dir.join(name),
-            StoreOptions {
-                map_bytes: config.map_bytes_initial.min(config.map_bytes_max),
-                readers_max: config.readers_max,
-                no_sync: matches!(config.durability, Durability::Interval(_)),
-            },
-        )?);
+        let store = Arc::new(Store::open(&config.dir.join(name), StoreOptions::of(&config))?);
         let rev = store.try_snapshot()?.map_or(0, |snapshot| snapshot.rev());
         let hub = Arc::new(Hub::new(rev));
         let queue = Arc::<Queue>::default();
@@ -143,6 +136,9 @@ impl Database {
     pub fn submit(&self, intent: Intent, deadline: Instant) -> Result<oneshot::Receiver<Result<Committed>>> {
         let (reply, answer) = oneshot::channel();
         let bytes = intent.bytes();
+        if intent.lease.as_ref().is_some_and(|lease| !lease.is_on(&self.queue)) {
+            return Err(Error::new(ErrorKind::Internal, "the lease is another database's"));
+        }
         let config = self.config.load();
         let bounds = (config.writer_queue_intents_max, config.writer_queue_bytes_max);
         self.queue.push(Queued { intent, bytes, deadline, reply }, bounds)?;

@@ -9,6 +9,7 @@ use standpipe_tree::{Change, ChangeKind, Location, Path, PushIds, Rows, Write, s
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{Access, Identity};
 use crate::intent::{Condition, Intent, Op};
+use crate::lease::{Lease, LeaseLimits, decode_location};
 use crate::record::Effect;
 use crate::store::keys::tree_key;
 use crate::view::View;
@@ -18,6 +19,7 @@ use crate::view::View;
 pub(crate) struct Context<'a> {
     pub(crate) now_ms: u64,
     pub(crate) access: Access,
+    pub(crate) leases: LeaseLimits,
     pub(crate) push_ids: &'a mut PushIds,
 }
 
@@ -63,9 +65,44 @@ pub(crate) fn decide(view: &View, op: &Op, identity: &Identity, context: &mut Co
             }
             return Ok(Decision { effect: Effect::Rules(text.clone()), pushed: None });
         }
-        Op::Compute(_) | Op::Batch(_) => unreachable!("the writer takes these apart"),
+        Op::Arm { lease, location, rows } => {
+            let writes = vec![Write { location: location.clone(), rows: rows.clone() }];
+            return Ok(Decision { effect: arm(view, lease, identity, writes, context)?, pushed: None });
+        }
+        Op::Disarm { lease, path } => {
+            return Ok(Decision { effect: Effect::Disarm(lease.id(), path.clone()), pushed: None });
+        }
+        Op::Compute(_) | Op::Batch(_) | Op::Release(_) => unreachable!("the writer takes these apart"),
     };
     Ok(Decision { effect: Effect::Change(Arc::new(change)), pushed: None })
+}
+
+/// What a write tied to a lease arms: the removal of all it writes.
+pub(crate) fn tie(
+    view: &View,
+    lease: &Lease,
+    identity: &Identity,
+    change: &Change,
+    context: &Context,
+) -> Result<Option<Effect>> {
+    let mut writes = Vec::new();
+    let mut remove = |location| writes.push(Write { location, rows: Rows::default() });
+    for write in change.writes.iter().filter(|write| !write.rows.is_empty()) {
+        if change.kind == ChangeKind::Overlay {
+            let base = write.location.path().encode();
+            let keys = write.rows.iter().map(|(key, _)| [&base[..], key].concat());
+            keys.filter_map(|key| decode_location(&key)).for_each(&mut remove);
+        } else {
+            remove(write.location.clone());
+        }
+    }
+    if writes.is_empty() { Ok(None) } else { arm(view, lease, identity, writes, context).map(Some) }
+}
+
+fn arm(view: &View, lease: &Lease, identity: &Identity, writes: Vec<Write>, context: &Context) -> Result<Effect> {
+    lease.holds(view.check_lease_room(lease.id(), &writes, context.leases)?);
+    let change = Change { kind: ChangeKind::Merge, base: Path::root(), writes };
+    Ok(Effect::Arm(lease.id(), identity.clone(), Arc::new(change)))
 }
 
 fn push(view: &View, base: &Path, rows: &Rows, context: &mut Context) -> Result<Decision> {

@@ -7,6 +7,7 @@ use standpipe_tree::{Change, Location, Path, Rows};
 
 use crate::error::Result;
 use crate::identity::Identity;
+use crate::lease::{Lease, LeaseId};
 use crate::view::View;
 
 /// A write as asked for: server values unresolved, conditions unchecked.
@@ -18,6 +19,8 @@ pub struct Intent {
     pub conditions: Vec<Condition>,
     /// Who asks.
     pub identity: Identity,
+    /// What is written is removed when this lease is released; in the same commit it is armed so.
+    pub lease: Option<Lease>,
 }
 
 /// The writes a database knows.
@@ -53,6 +56,26 @@ pub enum Op {
     },
     /// Replace the rules text.
     Rules(String),
+    /// Have `rows` written at a location when the lease is released, in place of what was armed
+    /// there and below; no rows remove it. Server values are resolved then.
+    Arm {
+        /// The lease.
+        lease: Lease,
+        /// Where.
+        location: Location,
+        /// What, relative to the location.
+        rows: Rows,
+    },
+    /// Forget what the lease has armed at a path and below.
+    Disarm {
+        /// The lease.
+        lease: Lease,
+        /// The path.
+        path: Path,
+    },
+    /// Write everything that is armed, ancestors first, and forget it. Dropping the last handle of a
+    /// [`Lease`] does this.
+    Release(LeaseId),
     /// What the tree, as the writes before left it, says is to be written.
     Compute(Compute),
     /// Several writes in one commit, each decided after the one before is applied. A refused one
@@ -123,7 +146,7 @@ pub struct Committed {
 impl Intent {
     /// A write without conditions.
     pub fn new(op: Op, identity: Identity) -> Self {
-        Self { op, conditions: Vec::new(), identity }
+        Self { op, conditions: Vec::new(), identity, lease: None }
     }
 
     /// Bytes this intent holds while it waits: what the queue and the group are bounded by.
@@ -137,7 +160,11 @@ impl Op {
         const FIXED: usize = 256;
         FIXED
             + match self {
-                Self::Set { rows, .. } | Self::Push { rows, .. } | Self::Overlay { rows, .. } => rows.bytes(),
+                Self::Set { rows, .. }
+                | Self::Push { rows, .. }
+                | Self::Overlay { rows, .. }
+                | Self::Arm { rows, .. } => rows.bytes(),
+                Self::Disarm { .. } | Self::Release(_) => 0,
                 Self::Merge { writes, .. } => writes.iter().map(|(_, rows)| rows.bytes() + 64).sum(),
                 Self::Rules(text) => text.len(),
                 Self::Compute(compute) => compute.bytes,
@@ -150,7 +177,9 @@ impl Op {
         match self {
             Self::Set { rows, .. } => rows.is_empty(),
             Self::Merge { writes, .. } => writes.iter().all(|(_, rows)| rows.is_empty()),
-            Self::Push { .. } | Self::Overlay { .. } | Self::Rules(_) => false,
+            Self::Push { .. } | Self::Overlay { .. } | Self::Arm { .. } | Self::Rules(_) => false,
+            // A release writes too, but it must come about.
+            Self::Disarm { .. } | Self::Release(_) => true,
             Self::Compute(compute) => compute.only_removes,
             Self::Batch(steps) => steps.iter().all(Self::only_removes),
         }

@@ -6,7 +6,7 @@
 //! sees every change once, in order, or is told to start again.
 //!
 //! It knows no door, session, status code or socket, reads no configuration file and no
-//! environment. Streams, leases and rules come with later work, at the seams named in
+//! environment. Streams and rules come with later work, at the seams named in
 //! `ARCHITECTURE.md`.
 
 mod apply;
@@ -22,6 +22,7 @@ mod fault;
 mod hub;
 mod identity;
 mod intent;
+mod lease;
 mod log;
 mod metrics;
 mod queue;
@@ -43,6 +44,7 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::hub::TopicEvent;
 pub use crate::identity::{Access, Identity};
 pub use crate::intent::{Committed, Compute, Condition, Intent, Op};
+pub use crate::lease::{Lease, LeaseId};
 pub use crate::log::{Append, LocalLog, Log, LogError, SimFaults, SimLog};
 pub use crate::metrics::DatabaseStats;
 pub use crate::random::random_token;

@@ -7,7 +7,9 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::intent::{Committed, Intent};
+use crate::identity::Identity;
+use crate::intent::{Committed, Intent, Op};
+use crate::lease::LeaseId;
 
 /// Why a full queue says to come back: a group takes about a millisecond.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -20,6 +22,23 @@ pub(crate) struct Queued {
     pub(crate) bytes: usize,
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<Result<Committed>>,
+}
+
+impl Queued {
+    /// A release: it waits for as long as it takes, and nobody waits for it.
+    pub(crate) fn release(lease: LeaseId, bytes: usize) -> Self {
+        let intent = Intent::new(Op::Release(lease), Identity::Admin);
+        Self { intent, bytes, deadline: Instant::now(), reply: oneshot::channel().0 }
+    }
+
+    pub(crate) fn is_release(&self) -> bool {
+        matches!(self.intent.op, Op::Release(_))
+    }
+
+    /// Did it wait too long?
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.deadline <= now && !self.is_release()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +81,20 @@ impl Queue {
         drop(waiting);
         self.ready.notify_one();
         Ok(())
+    }
+
+    /// Queues the release of a lease. It is never refused for want of room: there are at most as many
+    /// as there were leases. Once closed, what is stored is released when the database is opened again.
+    pub(crate) fn release(&self, lease: LeaseId, bytes: usize) {
+        let queued = Queued::release(lease, bytes);
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return;
+        }
+        waiting.bytes += queued.bytes;
+        waiting.queue.push_back(queued);
+        drop(waiting);
+        self.ready.notify_one();
     }
 
     /// Takes what waits, up to the group's limits; waits for it at most `patience`.
@@ -112,7 +145,10 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         waiting.closed = true;
         waiting.bytes = 0;
-        for queued in waiting.queue.drain(..) {
+        let queue = std::mem::take(&mut waiting.queue);
+        // A lease that is dropped with its write looks into the queue.
+        drop(waiting);
+        for queued in queue {
             let _left = queued.reply.send(Err(Error::unavailable("the database has stopped")));
         }
     }
@@ -127,7 +163,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, Identity, Op};
+    use crate::ErrorKind;
 
     fn queued(bytes: usize) -> Queued {
         Queued {

@@ -8,9 +8,11 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use standpipe_tree::Change;
+use standpipe_tree::{Change, Path};
 
 use crate::bytes::{Reader, put_block};
+use crate::identity::Identity;
+use crate::lease::{LeaseId, decode_identity, encode_identity};
 use crate::store::State;
 
 const MAGIC: &[u8; 4] = b"SPR1";
@@ -34,6 +36,13 @@ pub enum Effect {
     Change(Arc<Change>),
     /// The rules text.
     Rules(String),
+    /// At the release of a lease, for this identity, these writes are to be made, server values
+    /// unresolved.
+    Arm(LeaseId, Identity, Arc<Change>),
+    /// Nothing is armed any more at and below a path.
+    Disarm(LeaseId, Path),
+    /// Nothing is armed any more: the writes are made.
+    Release(LeaseId),
 }
 
 /// One commit's worth of writes, in order. The first has revision `first_rev`.
@@ -105,15 +114,26 @@ impl Record {
             match &transaction.effect {
                 Effect::Change(change) => {
                     out.push(0);
-                    let at = out.len();
-                    out.extend_from_slice(&[0; 4]);
-                    change.encode(&mut out);
-                    let len = u32::try_from(out.len() - at - 4).expect("writes are limited far below 4 GiB");
-                    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+                    put_change(&mut out, change);
                 }
                 Effect::Rules(text) => {
                     out.push(1);
                     put_block(&mut out, text.as_bytes());
+                }
+                Effect::Arm(lease, identity, change) => {
+                    out.push(2);
+                    out.extend_from_slice(&lease.0);
+                    encode_identity(identity, &mut out);
+                    put_change(&mut out, change);
+                }
+                Effect::Disarm(lease, path) => {
+                    out.push(3);
+                    out.extend_from_slice(&lease.0);
+                    put_block(&mut out, path.as_str().as_bytes());
+                }
+                Effect::Release(lease) => {
+                    out.push(4);
+                    out.extend_from_slice(&lease.0);
                 }
             }
         }
@@ -148,12 +168,31 @@ impl Record {
                 effect: match reader.u8()? {
                     0 => Effect::Change(Arc::new(decode_change(reader.block()?)?)),
                     1 => Effect::Rules(String::from_utf8(reader.block()?.to_vec()).ok()?),
+                    2 => Effect::Arm(
+                        LeaseId(reader.array()?),
+                        decode_identity(&mut reader)?,
+                        Arc::new(decode_change(reader.block()?)?),
+                    ),
+                    3 => Effect::Disarm(
+                        LeaseId(reader.array()?),
+                        Path::parse(std::str::from_utf8(reader.block()?).ok()?).ok()?,
+                    ),
+                    4 => Effect::Release(LeaseId(reader.array()?)),
                     _ => return None,
                 },
             });
         }
         reader.is_empty().then_some(record)
     }
+}
+
+/// A change as a block.
+fn put_change(out: &mut Vec<u8>, change: &Change) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    change.encode(out);
+    let len = u32::try_from(out.len() - at - 4).expect("writes are limited far below 4 GiB");
+    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
 }
 
 /// A change that fills its block.
@@ -194,12 +233,22 @@ pub(crate) fn hash(encoded: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use standpipe_tree::{ChangeKind, Leaf, Location, Rows, Write};
+
     use super::*;
 
     #[test]
     fn records_round_trip_and_damage_is_noticed() {
         let mut record = Record::after(&State::empty([7; 16]), 5);
         record.transactions.push(Transaction { actor: "admin".into(), effect: Effect::Rules("{}".into()) });
+        let (lease, path) = (LeaseId::new(1, 2), Path::parse("a/b").expect("a path"));
+        let user = Identity::User { uid: "u".into(), claims: "{}".into() };
+        let rows = Rows::from_leaf(Leaf::Int(1));
+        let writes = vec![Write { location: Location::Node(path.clone()), rows }];
+        let change = Arc::new(Change { kind: ChangeKind::Set, base: path.clone(), writes });
+        for effect in [Effect::Arm(lease, user, change), Effect::Disarm(lease, path), Effect::Release(lease)] {
+            record.transactions.push(Transaction { actor: "u".into(), effect });
+        }
         let encoded = record.encode();
         assert_eq!(peek_time_ms(encoded.as_bytes()), Some(5));
         assert_eq!(Record::decode(encoded.as_bytes()), Some(record));

@@ -4,10 +4,11 @@
 //! [`Compute`]: crate::Compute
 
 use heed::RoTxn;
-use standpipe_tree::{OwnedLeaf, Path};
+use standpipe_tree::{OwnedLeaf, Path, Write};
 
 use crate::apply::leaf_above;
 use crate::error::Result;
+use crate::lease::{LeaseId, LeaseLimits, check_room};
 use crate::store::keys::{TREE_PREFIX, tree_key};
 use crate::store::{Store, StoreCursor};
 
@@ -42,6 +43,10 @@ impl<'a> View<'a> {
     pub fn leaf_above(&self, path: &Path) -> Result<Option<Path>> {
         let leaf = leaf_above(self.store.tree, self.txn, &tree_key(&path.encode()))?;
         Ok(leaf.and_then(|key| Path::decode(key.strip_prefix(&[TREE_PREFIX])?)))
+    }
+
+    pub(crate) fn check_lease_room(&self, lease: LeaseId, writes: &[Write], limits: LeaseLimits) -> Result<usize> {
+        check_room(self.store, self.txn, lease, writes, limits)
     }
 
     /// The leaf or priority whose row has this key.

@@ -11,12 +11,13 @@ use standpipe_tree::PushIds;
 
 use crate::apply::apply;
 use crate::config::{Durability, Shared};
-use crate::decide::{Context, Decision, admit, decide};
+use crate::decide::{Context, Decision, admit, decide, tie};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::hub::{Hub, RingLimits};
 use crate::identity::Identity;
 use crate::intent::{Committed, Intent, Op};
+use crate::lease::{Armed, Lease, LeaseId, LeaseLimits, armed_after, stored};
 use crate::log::{Append, Log, LogError};
 use crate::metrics::WriterMetrics;
 use crate::queue::{Queue, Queued, Taken};
@@ -40,6 +41,8 @@ const TRIM_MAX: usize = 8;
 const MAP_RESERVE: usize = 16 << 20;
 /// How much of the reserve one removal gets: what it leaves over, other writes may take.
 const MAP_RESERVE_STEP: usize = 1 << 20;
+/// When a release is tried again that could not be committed: a full disk, a log out of reach.
+const OWED_RETRY: Duration = Duration::from_secs(1);
 /// Less than this free on the file system means a failed commit was a full disk.
 const DISK_FULL_BELOW: u64 = 4 << 20;
 
@@ -86,6 +89,9 @@ pub(crate) struct Writer {
     /// Commits since the last sync, in `Durability::Interval`.
     pub(crate) unsynced: bool,
     pub(crate) last_sync: Instant,
+    /// Releases that could not be committed, and when they are tried again.
+    pub(crate) owed: Vec<Queued>,
+    pub(crate) owed_at: Instant,
 }
 
 /// Tells the world when the writer's thread ends by a panic.
@@ -105,11 +111,13 @@ impl Writer {
     pub(crate) fn run(mut self) {
         let _guard = PanicGuard(self.queue.clone(), self.on_fatal.clone());
         let queue = self.queue.clone();
-        let patience = self.patience();
         loop {
             let (intents_max, bytes_max) = self.group_bounds();
-            let taken = queue.take(intents_max, bytes_max, patience);
-            let Taken::Batch(batch) = taken else { break };
+            let taken = queue.take(intents_max, bytes_max, self.patience());
+            let Taken::Batch(mut batch) = taken else { break };
+            if self.owed_at <= Instant::now() {
+                batch.splice(0..0, self.owed.drain(..));
+            }
             let result = if batch.is_empty() { self.catch_up() } else { self.commit(batch) };
             if let Err(error) = result.and_then(|()| self.sync_when_due()) {
                 tracing::error!(?error, dir = %self.store.dir().display(), "the database stops");
@@ -135,10 +143,36 @@ impl Writer {
     }
 
     fn patience(&self) -> Option<Duration> {
-        match self.config.load().durability {
+        let news = match self.config.load().durability {
             Durability::Interval(every) => Some(every),
             Durability::Commit => self.log.is_shared().then_some(POLL),
+        };
+        let owed = (!self.owed.is_empty()).then_some(OWED_RETRY);
+        news.into_iter().chain(owed).min()
+    }
+
+    /// Releases the leases that the table holds: before the thread runs, those of an earlier boot. On
+    /// a shared log they may be those of other nodes, so none are.
+    pub(crate) fn release_stored(&mut self) -> Result<()> {
+        if self.log.is_shared() {
+            return Ok(());
         }
+        let Some(snapshot) = self.store.try_snapshot()? else { return Ok(()) };
+        let stored = stored(&self.store, snapshot.txn())?;
+        drop(snapshot);
+        stored.into_iter().for_each(|(lease, bytes)| self.queue.release(lease, bytes));
+        let (intents_max, bytes_max) = self.group_bounds();
+        while let Taken::Batch(batch) = self.queue.take(intents_max, bytes_max, Some(Duration::ZERO)) {
+            if batch.is_empty() {
+                break;
+            }
+            self.commit(batch)?;
+        }
+        if !self.owed.is_empty() {
+            let leases = self.owed.len();
+            tracing::warn!(leases, dir = %self.store.dir().display(), "leases of earlier connections can't be released yet");
+        }
+        Ok(())
     }
 
     fn sync_when_due(&mut self) -> Result<()> {
@@ -156,7 +190,7 @@ impl Writer {
     /// Commits a batch, however many tries that takes, and answers every caller.
     fn commit(&mut self, batch: Vec<Queued>) -> Result<()> {
         let now = Instant::now();
-        let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|queued| queued.deadline > now);
+        let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|queued| !queued.is_late(now));
         for queued in late {
             let _left = queued.reply.send(Err(Error::new(ErrorKind::Deadline, "the write waited too long")));
         }
@@ -177,20 +211,34 @@ impl Writer {
                         return batch.into_iter().try_for_each(|queued| self.commit(vec![queued]));
                     }
                     Err(_) if !turned_over && self.turn_over().is_ok() => turned_over = true,
-                    Err(error) => return refuse(batch, &error),
+                    Err(error) => return self.refuse(batch, &error),
                 },
                 Err(Failure::Taken) if taken < TAKEN_MAX => {
                     taken += 1;
                     self.catch_up()?;
                 }
                 Err(Failure::Taken) => {
-                    return refuse(batch, &Error::unavailable("other nodes write faster; try again"));
+                    return self.refuse(batch, &Error::unavailable("other nodes write faster; try again"));
                 }
-                Err(Failure::Refused(error)) => return refuse(batch, &error),
+                Err(Failure::Refused(error)) => return self.refuse(batch, &error),
                 Err(Failure::Fatal(error)) => {
-                    refuse(batch, &Error::unavailable("the database has stopped"))?;
+                    self.refuse(batch, &Error::unavailable("the database has stopped"))?;
                     return Err(error);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers everybody with the same refusal; the node goes on. Releases are tried again, for
+    /// nobody could do so instead.
+    fn refuse(&mut self, batch: Vec<Queued>, error: &Error) -> Result<()> {
+        for queued in batch {
+            if queued.is_release() {
+                self.owed.push(queued);
+                self.owed_at = Instant::now() + OWED_RETRY;
+            } else {
+                let _left = queued.reply.send(Err(error.clone()));
             }
         }
         Ok(())
@@ -202,9 +250,14 @@ impl Writer {
         let store = self.store.clone();
         let write = store.write()?;
         let state = store.state(&write.txn)?;
-        let record = Record::after(&state, self.config.load().clock.now_ms());
-        let context =
-            Context { now_ms: record.time_ms, access: self.config.load().access, push_ids: &mut self.push_ids };
+        let config = self.config.load();
+        let record = Record::after(&state, config.clock.now_ms());
+        let context = Context {
+            now_ms: record.time_ms,
+            access: config.access,
+            leases: LeaseLimits { locations_max: config.lease_locations_max, bytes_max: config.lease_bytes_max },
+            push_ids: &mut self.push_ids,
+        };
         let mut group = Group { store: &store, write, state, record, context };
         let outcomes = batch.iter().map(|queued| group.intent(&queued.intent)).collect::<Result<Vec<_>, _>>()?;
         let Group { write, mut state, record, .. } = group;
@@ -283,7 +336,7 @@ impl Writer {
             for (rev, transaction) in (record.first_rev..).zip(&record.transactions) {
                 match &transaction.effect {
                     Effect::Change(change) => self.hub.publish(rev, change, limits),
-                    Effect::Rules(_) => self.hub.advance(rev),
+                    _ => self.hub.advance(rev),
                 }
             }
         }
@@ -427,42 +480,73 @@ impl Group<'_, '_> {
     /// One intent: an outcome for its caller, or a failure of the whole group.
     fn intent(&mut self, intent: &Intent) -> Result<Result<Committed>, Failure> {
         match admit(&View::new(self.store, &self.write.txn), intent, &self.context) {
-            Ok(()) => self.op(&intent.op, &intent.identity),
+            Ok(()) => self.op(&intent.op, &intent.identity, intent.lease.as_ref()),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    fn op(&mut self, op: &Op, identity: &Identity) -> Result<Result<Committed>, Failure> {
+    fn op(&mut self, op: &Op, identity: &Identity, lease: Option<&Lease>) -> Result<Result<Committed>, Failure> {
         match op {
             Op::Batch(steps) => {
-                let steps = steps.iter().map(|step| self.op(step, identity)).collect::<Result<_, _>>()?;
+                let steps = steps.iter().map(|step| self.op(step, identity, lease)).collect::<Result<_, _>>()?;
                 Ok(Ok(Committed { steps, ..self.nothing() }))
             }
             Op::Compute(compute) => match compute.run(&View::new(self.store, &self.write.txn)) {
-                Ok(Some(op)) => self.op(&op, identity),
+                Ok(Some(op)) => self.op(&op, identity, lease),
                 Ok(None) => Ok(Ok(self.nothing())),
                 Err(error) => Ok(Err(error)),
             },
-            op => {
-                let view = View::new(self.store, &self.write.txn);
-                match decide(&view, op, identity, &mut self.context) {
-                    Ok(decision) => Ok(Ok(self.apply(decision, identity)?)),
-                    Err(error) => Ok(Err(error)),
+            Op::Release(lease) => self.release(*lease),
+            op => match self.decide(op, identity, lease) {
+                Ok((arm, decision)) => {
+                    if let Some(arm) = arm {
+                        self.apply(arm, identity)?;
+                    }
+                    let change = match &decision.effect {
+                        Effect::Change(change) => Some(change.clone()),
+                        _ => None,
+                    };
+                    self.apply(decision.effect, identity)?;
+                    Ok(Ok(Committed { change, pushed: decision.pushed, ..self.nothing() }))
                 }
-            }
+                Err(error) => Ok(Err(error)),
+            },
         }
     }
 
-    fn apply(&mut self, decision: Decision, identity: &Identity) -> Result<Committed, Failure> {
-        let Decision { effect, pushed } = decision;
-        let change = match &effect {
-            Effect::Change(change) => Some(change.clone()),
-            Effect::Rules(_) => None,
+    /// Decides a plain write, and what it arms.
+    fn decide(&mut self, op: &Op, identity: &Identity, lease: Option<&Lease>) -> Result<(Option<Effect>, Decision)> {
+        let view = View::new(self.store, &self.write.txn);
+        let decision = decide(&view, op, identity, &mut self.context)?;
+        let arm = match (lease, &decision.effect) {
+            (Some(lease), Effect::Change(change)) => tie(&view, lease, identity, change, &self.context)?,
+            _ => None,
         };
+        Ok((arm, decision))
+    }
+
+    /// Makes the writes that a lease has armed, each in the right of who armed it, and forgets them.
+    fn release(&mut self, lease: LeaseId) -> Result<Result<Committed>, Failure> {
+        let mut key = None;
+        while let Some((next, armed)) = armed_after(self.store, &self.write.txn, lease, key.as_deref())? {
+            let Armed { location, rows, identity } = armed;
+            if let Err(error) = self.op(&Op::Set { location, rows }, &identity, None)? {
+                // Nobody is there to be told.
+                tracing::debug!(?error, "a write of a lease was refused");
+            }
+            key = Some(next);
+        }
+        if key.is_some() {
+            self.apply(Effect::Release(lease), &Identity::Admin)?;
+        }
+        Ok(Ok(self.nothing()))
+    }
+
+    fn apply(&mut self, effect: Effect, identity: &Identity) -> Result<(), Failure> {
         if apply(self.store, &mut self.write.txn, &mut self.state, &effect)? {
             self.record.transactions.push(Transaction { actor: identity.actor().to_owned(), effect });
         }
-        Ok(Committed { change, pushed, ..self.nothing() })
+        Ok(())
     }
 
     /// The answer to a write that changed nothing: the revision it found.
@@ -470,14 +554,6 @@ impl Group<'_, '_> {
         let rev = self.record.first_rev + self.record.transactions.len() as u64 - 1;
         Committed { rev, change: None, pushed: None, steps: Vec::new() }
     }
-}
-
-/// Answers everybody with the same refusal; the node goes on.
-fn refuse(batch: Vec<Queued>, error: &Error) -> Result<()> {
-    for queued in batch {
-        let _left = queued.reply.send(Err(error.clone()));
-    }
-    Ok(())
 }
 
 fn unreachable(error: &LogError) -> Error {

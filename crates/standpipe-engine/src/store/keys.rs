@@ -1,7 +1,10 @@
 //! Keys of the tables: `tree` rows (a prefix byte, since LMDB refuses the empty key of the root,
-//! then the encoded path) and `changes` rows (last revision of the record, big-endian).
+//! then the encoded path), `changes` rows (last revision of the record, big-endian) and `leases` rows
+//! (a prefix byte, the lease, then the encoded location).
 
 use std::ops::Bound;
+
+use crate::lease::LeaseId;
 
 /// In front of every encoded path in `tree`.
 pub(crate) const TREE_PREFIX: u8 = b't';
@@ -12,6 +15,14 @@ pub(crate) fn tree_key(encoded_path: &[u8]) -> Vec<u8> {
     key.push(TREE_PREFIX);
     key.extend_from_slice(encoded_path);
     key
+}
+
+/// In front of every key in `leases`.
+pub(crate) const LEASE_PREFIX: u8 = b'l';
+
+/// The `leases` key of an encoded location; of the empty one, what all keys of the lease begin with.
+pub(crate) fn lease_key(lease: LeaseId, encoded_location: &[u8]) -> Vec<u8> {
+    [&[LEASE_PREFIX], &lease.0[..], encoded_location].concat()
 }
 
 /// The smallest key that is greater than every key beginning with `prefix`.

@@ -1,4 +1,4 @@
-//! One database's LMDB environment: the `tree`, `changes` and `meta` tables, snapshots, write
+//! One database's LMDB environment: the `tree`, `changes`, `leases` and `meta` tables, snapshots, write
 //! transactions and growth of the map. It knows rows and records as bytes; what they mean is the
 //! business of `apply`, `decide` and `record`.
 
@@ -19,6 +19,7 @@ use standpipe_tree::Path;
 pub use self::cursor::StoreCursor;
 use self::gate::{Gate, Pass};
 pub use self::state::{FORMAT, State};
+use crate::config::{Durability, EngineConfig};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A table of byte keys and byte values.
@@ -39,6 +40,16 @@ pub(crate) struct StoreOptions {
     pub(crate) no_sync: bool,
 }
 
+impl StoreOptions {
+    pub(crate) fn of(config: &EngineConfig) -> Self {
+        Self {
+            map_bytes: config.map_bytes_initial.min(config.map_bytes_max),
+            readers_max: config.readers_max,
+            no_sync: matches!(config.durability, Durability::Interval(_)),
+        }
+    }
+}
+
 /// One LMDB environment with its tables.
 pub(crate) struct Store {
     env: Env<WithoutTls>,
@@ -46,6 +57,7 @@ pub(crate) struct Store {
     dir: PathBuf,
     pub(crate) tree: Table,
     pub(crate) changes: Table,
+    pub(crate) leases: Table,
     meta: Table,
     /// The state of the newest transaction that a snapshot has read, with LMDB's number for it:
     /// most snapshots see the same one, and a look here is cheaper than a look into the file.
@@ -82,6 +94,7 @@ impl Store {
         let mut txn = env.write_txn()?;
         let tree = env.create_database(&mut txn, Some("tree"))?;
         let changes = env.create_database(&mut txn, Some("changes"))?;
+        let leases = env.create_database(&mut txn, Some("leases"))?;
         let meta = env.create_database(&mut txn, Some("meta"))?;
         let known: Option<&[u8]> = Table::get(&meta, &txn, STATE_KEY)?;
         match known {
@@ -93,7 +106,7 @@ impl Store {
         txn.commit().map_err(|error| cannot_open(dir, error))?;
         env.clear_stale_readers()?;
         let known = ArcSwapOption::empty();
-        Ok(Self { env, gate: Arc::default(), dir: dir.to_owned(), tree, changes, meta, known })
+        Ok(Self { env, gate: Arc::default(), dir: dir.to_owned(), tree, changes, leases, meta, known })
     }
 
     /// The folder of this environment.

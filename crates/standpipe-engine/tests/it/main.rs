@@ -3,6 +3,7 @@
 
 mod compute;
 mod faults;
+mod leases;
 mod model;
 mod naive;
 mod shared_log;
