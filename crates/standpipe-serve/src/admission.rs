@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -105,27 +104,6 @@ impl Refusal {
             Self::Connections | Self::DoorConnections | Self::Watchers => Duration::from_secs(5),
             Self::PeerConnections | Self::ConnectionWatchers => Duration::from_secs(10),
         }
-    }
-}
-
-/// Something counted that has an upper bound, without a lock.
-#[derive(Debug, Default)]
-pub(crate) struct Budget(AtomicUsize);
-
-impl Budget {
-    /// Adds `count` unless the sum would exceed `max`.
-    pub(crate) fn try_take(&self, count: usize, max: usize) -> bool {
-        let add = |used: usize| used.checked_add(count).filter(|sum| *sum <= max);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, add).is_ok()
-    }
-
-    pub(crate) fn give(&self, count: usize) {
-        let before = self.0.fetch_sub(count, Ordering::AcqRel);
-        debug_assert!(before >= count, "more given back than taken");
-    }
-
-    pub(crate) fn used(&self) -> usize {
-        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -338,24 +316,5 @@ mod tests {
         for (index, refusal) in Refusal::ALL.iter().enumerate() {
             assert_eq!(refusal.index(), index, "{}", refusal.as_str());
         }
-    }
-
-    #[test]
-    fn a_budget_is_never_exceeded_by_a_crowd() {
-        let budget = Budget::default();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..10_000 {
-                        if budget.try_take(3, 10) {
-                            assert!(budget.used() <= 10);
-                            budget.give(3);
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!(budget.used(), 0);
-        assert!(!budget.try_take(usize::MAX, usize::MAX - 1));
     }
 }

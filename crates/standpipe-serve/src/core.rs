@@ -1,13 +1,16 @@
 //! What all connections of a node share. It has no behaviour of its own: each part has its file.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::admission::{Budget, Seats};
+use crate::admission::{Seats, peer_key};
+use crate::budget::Budget;
 use crate::pool::Pool;
+use crate::queue::Owner;
 use crate::rates::Rates;
 use crate::registry::Registry;
-use crate::{CloseReason, Events, LimitsHandle, Metrics, Shutdown};
+use crate::{CloseReason, Events, LimitsHandle, Metrics, Peer, Shutdown};
 
 /// The shared parts of a node.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) pool: Pool,
     pub(crate) shutdown: Shutdown,
     next_session: AtomicU64,
+    /// Makes numbers of addresses that no peer can foresee.
+    peers: RandomState,
 }
 
 impl Core {
@@ -40,9 +45,15 @@ impl Core {
             pool: Pool::new(limits.clone(), metrics.clone()),
             shutdown: Shutdown::new(metrics.tasks().clone()),
             next_session: AtomicU64::new(1),
+            peers: RandomState::new(),
             limits,
             metrics,
         })
+    }
+
+    /// Whose turn a job of the session is: sessions from one address share theirs.
+    pub(crate) fn owner(&self, session: u64, peer: Peer) -> Owner {
+        Owner { peer: peer_key(peer).map_or(session, |address| self.peers.hash_one(address)), session }
     }
 
     /// Closes the connection `id` for an administrator; false when there is none.

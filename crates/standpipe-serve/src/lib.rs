@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod admission;
+mod budget;
 mod class;
 mod close;
 mod core;
@@ -30,6 +31,7 @@ mod server;
 mod session;
 mod shutdown;
 mod socket;
+mod sync;
 #[cfg(test)]
 mod tests;
 

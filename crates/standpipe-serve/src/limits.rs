@@ -110,6 +110,9 @@ limits! {
     workers_min: usize = cores();
     /// Workers at most. Default: four for each core, at least 4.
     workers_max: usize = 4.max(4 * cores());
+    /// Workers in jobs of class bulk (exports, backups) at most; one is always left to other work, if
+    /// there may be two. Default: two for each core, at least 2.
+    bulk_workers_max: usize = 2.max(2 * cores());
     /// A job's wait that creates one more worker when all are busy, in milliseconds. Default 20;
     /// 0 creates one for any wait.
     worker_grow_after_ms: u64 = 20;
@@ -168,6 +171,12 @@ limits! {
     databases_max: usize = 1_000;
     /// Engine: children one query may look at. Default 1,000,000. Over it: the query is refused.
     query_children_max: usize = 1_000_000;
+    /// Engine: locations that the lease of one connection may hold, in each database. Default 1,000.
+    /// Over it: the write is refused.
+    lease_locations_max: usize = 1_000;
+    /// Engine: bytes that the lease of one connection may hold, in each database. Default 16 MiB.
+    /// Over it: the write is refused.
+    lease_bytes_max: usize = 16 * MIB;
     /// Engine: bytes of changes kept for watchers that resume, in each database. Default 64 MiB.
     changes_bytes_max: usize = 64 * MIB;
     /// Engine: age of changes kept for watchers that resume, in seconds. Default 86,400.

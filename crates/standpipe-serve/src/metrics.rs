@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::Budget;
+use crate::budget::Budget;
 use crate::histogram::{Counts, Histogram};
 use crate::{Class, CloseReason, Outcome, Refusal};
 

@@ -4,23 +4,32 @@
 //! A thread is created because work waits: up to `workers_min` as soon as a job finds no idle
 //! worker, beyond that one at a time when a job has waited `worker_grow_after_ms`. The next one is
 //! only created after the last one has taken its first job, so a burst can't create a crowd.
+//!
+//! Waking a thread is the dearest part of a small job. So a job wakes none while another one is
+//! still on its way; who takes a job and leaves some wakes the next. And a job has no timer: while
+//! jobs wait, one task looks at all of them now and then ([`Pool::watch`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::limits::WORKER_STACK_BYTES;
-use crate::queue::{Bounds, FairQueue, Ticket};
+use super::sync::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, Thread};
+use crate::queue::{Bounds, FairQueue, Owner, Ticket};
 use crate::{Class, Deadline, JobError, Limits, LimitsHandle, Metrics, Refusal};
 
-/// What a worker tells a job: how long it waited, or why it is never started.
-pub(crate) type Go = Result<Duration, JobError>;
+/// What a worker tells a job: that it begins, or why it is never started.
+pub(crate) type Go = Result<Begun, JobError>;
+
+/// A job's beginning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun {
+    pub(crate) at: Instant,
+    pub(crate) waited: Duration,
+}
 
 /// A job that waits.
 pub(crate) struct Job {
@@ -33,9 +42,20 @@ pub(crate) struct Job {
 
 impl Job {
     /// Why the job may not be started at `now`, if so.
-    fn late(&self, now: Instant) -> Option<JobError> {
+    pub(crate) fn late(&self, now: Instant) -> Option<JobError> {
         let late = if self.deadline.expired_at(now) { JobError::Deadline } else { JobError::QueueWait };
         (now >= self.start_by).then_some(late)
+    }
+
+    fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.queued_at)
+    }
+
+    fn run(self, go: Go) {
+        // The job contains its own panics; this holds those of dropping what it leaves.
+        if catch_unwind(AssertUnwindSafe(|| (self.run)(go))).is_err() {
+            tracing::error!("dropping a job's result panicked");
+        }
     }
 }
 
@@ -46,22 +66,37 @@ pub(crate) struct Pool(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    /// Jobs wait that nobody looks after.
+    unwatched: Notify,
     limits: LimitsHandle,
     metrics: Metrics,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Thread>>,
     /// A token for each thread, to wait for their end without blocking.
     alive: TaskTracker,
-    next_name: AtomicU64,
+    next_name: AtomicUsize,
+    epoch: Instant,
 }
 
 #[derive(Default)]
-struct State {
-    queue: FairQueue<Job>,
-    workers: usize,
-    idle: usize,
+pub(crate) struct State {
+    pub(crate) queue: FairQueue<Job>,
+    pub(crate) workers: usize,
+    /// Workers that wait for work and have not been called.
+    pub(crate) idle: usize,
+    /// Workers that were called and have not come yet.
+    pub(crate) called: usize,
     /// Workers created that have not come to take a job yet.
-    starting: usize,
-    stopping: bool,
+    pub(crate) starting: usize,
+    /// Workers in a job, and in one of class `Bulk`.
+    pub(crate) busy: usize,
+    pub(crate) bulk: usize,
+    /// Nanoseconds of work done: ends minus beginnings, so it is only that while nobody is busy.
+    pub(crate) busy_ns: i64,
+    /// How long the last job of each class waited, in milliseconds.
+    pub(crate) waited_ms: [u32; Class::ALL.len()],
+    /// [`Pool::watch`] looks at what waits.
+    pub(crate) watched: bool,
+    pub(crate) stopping: bool,
 }
 
 impl std::fmt::Debug for Pool {
@@ -71,19 +106,65 @@ impl std::fmt::Debug for Pool {
 }
 
 impl State {
+    /// Bulk work never takes all workers, unless there may be only one.
+    fn may_bulk(&self, limits: &Limits) -> bool {
+        self.bulk < limits.bulk_workers_max.min(limits.workers_max - 1).max(1)
+    }
+
+    /// Jobs that a worker could take now.
+    fn ready(&self, limits: &Limits) -> usize {
+        self.queue.jobs(self.may_bulk(limits))
+    }
+
     /// Whether another worker would help and is allowed; if so it is counted as created.
-    fn reserve_worker(&mut self, limits: &Limits, waited: bool) -> bool {
+    pub(crate) fn reserve_worker(&mut self, limits: &Limits, waited: bool) -> bool {
+        let coming = self.idle + self.called + self.starting;
+        let ready = self.ready(limits);
         let wanted = if waited {
-            self.idle == 0 && self.starting == 0 && self.workers < limits.workers_max
+            coming == 0 && self.workers < limits.workers_max
         } else {
-            self.idle + self.starting < self.queue.jobs() && self.workers < limits.workers_min
+            coming < ready && self.workers < limits.workers_min
         };
-        let reserved = wanted && !self.stopping && self.queue.jobs() > 0;
+        let reserved = wanted && !self.stopping && ready > 0;
         if reserved {
             self.workers += 1;
             self.starting += 1;
         }
         reserved
+    }
+
+    /// Whether an idle worker is to be called, who is then counted as called.
+    fn call(&mut self, limits: &Limits) -> bool {
+        let call = self.idle > 0 && self.called == 0 && self.ready(limits) > 0;
+        if call {
+            self.idle -= 1;
+            self.called += 1;
+        }
+        call
+    }
+
+    fn come(&mut self) {
+        // Who was called and who tired of waiting look the same; the counts tell.
+        let from = if self.called > 0 { &mut self.called } else { &mut self.idle };
+        *from -= 1;
+    }
+
+    fn begin(&mut self, class: Class, waited: Duration, at_ns: i64) {
+        self.busy += 1;
+        self.busy_ns -= at_ns;
+        self.bulk += usize::from(class == Class::Bulk);
+        self.waited_ms[class.index()] = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
+    }
+
+    fn end(&mut self, class: Class, at_ns: i64) {
+        self.busy -= 1;
+        self.busy_ns += at_ns;
+        self.bulk -= usize::from(class == Class::Bulk);
+    }
+
+    /// A queue moves: that long, as it is now, is a good time to wait.
+    fn retry_ms(&self, class: Class) -> u32 {
+        self.waited_ms[class.index()].clamp(100, 30_000)
     }
 }
 
@@ -91,12 +172,14 @@ impl Pool {
     pub(crate) fn new(limits: LimitsHandle, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::default(),
-            work: Condvar::new(),
+            work: Condvar::default(),
+            unwatched: Notify::new(),
             limits,
             metrics,
             threads: Mutex::default(),
             alive: TaskTracker::new(),
-            next_name: AtomicU64::new(0),
+            next_name: AtomicUsize::new(0),
+            epoch: Instant::now(),
         }))
     }
 
@@ -104,7 +187,7 @@ impl Pool {
     ///
     /// # Errors
     /// `Refused(QueueFull)` at once when its class is full, `Shutdown` when the pool is stopping.
-    pub(crate) fn submit(&self, class: Class, session: u64, bytes: usize, job: Job) -> Result<Ticket, JobError> {
+    pub(crate) fn submit(&self, class: Class, owner: Owner, bytes: usize, job: Job) -> Result<Ticket, JobError> {
         let shared = &self.0;
         let limits = shared.limits.load();
         let bounds = Bounds { jobs: limits.queue_jobs_max, bytes: limits.queue_bytes_max };
@@ -112,39 +195,81 @@ impl Pool {
         if state.stopping {
             return Err(JobError::Shutdown);
         }
-        let pushed = state.queue.push(class, session, bytes, job, bounds);
-        let grow = pushed.is_ok() && state.reserve_worker(&limits, false);
-        let wake = state.idle > 0;
-        shared.publish(&state);
+        let retry_ms = state.retry_ms(class);
+        let pushed = state.queue.push(class, owner, bytes, job, bounds);
+        let wake = state.call(&limits);
+        let grow = state.reserve_worker(&limits, limits.worker_grow_after_ms == 0);
+        let watch = !std::mem::replace(&mut state.watched, true);
+        shared.publish_queue(&state, class);
+        shared.publish_workers(&state);
         drop(state);
         if wake {
             shared.work.notify_one();
+        }
+        if watch {
+            shared.unwatched.notify_one();
         }
         if grow {
             shared.create_worker();
         }
         // A job given back is dropped here, outside the lock.
-        pushed.map_err(|_job| JobError::Refused(Refusal::QueueFull { retry_ms: 1_000 }))
+        pushed.map_err(|_job| JobError::Refused(Refusal::QueueFull { retry_ms }))
     }
 
     /// Takes a job out again; false when it has been started or told why not.
     pub(crate) fn withdraw(&self, ticket: Ticket) -> bool {
         let mut state = self.0.state.lock();
         let job = state.queue.withdraw(ticket);
-        self.0.publish(&state);
+        self.0.publish_all(&state);
         drop(state);
         job.is_some()
     }
 
-    /// `worker_grow_after_ms` are over: one more worker if the job still waits and all are busy.
-    pub(crate) fn grow_for(&self, ticket: Ticket) {
-        let limits = self.0.limits.load();
+    /// Looks after what waits, for as long as the runtime lives.
+    pub(crate) async fn watch(self) {
+        loop {
+            self.0.unwatched.notified().await;
+            loop {
+                let every = self.0.limits.load().worker_grow_after_ms.clamp(5, 50);
+                tokio::time::sleep(Duration::from_millis(every)).await;
+                if !self.look() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Ends the wait of jobs that can't be started in time, and creates a worker when one has
+    /// waited for `worker_grow_after_ms` and all are busy; so both work when every worker is stuck.
+    /// False when nothing waits any more.
+    pub(crate) fn look(&self) -> bool {
+        let (now, limits) = (Instant::now(), self.0.limits.load());
+        let grow_after = Duration::from_millis(limits.worker_grow_after_ms);
         let mut state = self.0.state.lock();
-        let grow = state.queue.holds(ticket) && state.reserve_worker(&limits, true);
+        let tickets: Vec<_> =
+            state.queue.each().filter(|(_, job)| now >= job.start_by).map(|(ticket, _)| ticket).collect();
+        let late: Vec<_> = tickets.into_iter().filter_map(|ticket| state.queue.withdraw(ticket)).collect();
+        let waited = state.queue.each().any(|(_, job)| job.waited(now) >= grow_after);
+        let grow = waited && state.reserve_worker(&limits, true);
+        state.watched = state.queue.jobs(true) > 0;
+        let more = state.watched;
+        self.0.publish_all(&state);
         drop(state);
         if grow {
             self.0.create_worker();
         }
+        for job in late {
+            let why = job.late(now).unwrap_or(JobError::QueueWait);
+            job.run(Err(why));
+        }
+        more
+    }
+
+    /// Time that workers have spent in jobs, those under way included, and the number of workers.
+    pub(crate) fn work_done(&self) -> (Duration, usize) {
+        let state = self.0.state.lock();
+        let ns = state.busy_ns + state.busy as i64 * self.0.ns(Instant::now());
+        (Duration::from_nanos(ns.max(0) as u64), state.workers)
     }
 
     /// Lets every worker end after its job and drops what waits; callers are told `Shutdown`.
@@ -152,7 +277,7 @@ impl Pool {
         let mut state = self.0.state.lock();
         state.stopping = true;
         let dropped = state.queue.clear();
-        self.0.publish(&state);
+        self.0.publish_all(&state);
         drop(state);
         self.0.work.notify_all();
         drop(dropped);
@@ -165,10 +290,29 @@ impl Pool {
         if tokio::time::timeout(patience, self.0.alive.wait()).await.is_err() {
             return false;
         }
-        let threads = std::mem::take(&mut *self.0.threads.lock());
         // They have given their tokens back, so none of these waits.
-        threads.into_iter().all(|thread| thread.join().is_ok())
+        self.join_now()
     }
+
+    /// Waits for every thread's end; false when one panicked.
+    pub(crate) fn join_now(&self) -> bool {
+        let threads = std::mem::take(&mut *self.0.threads.lock());
+        threads.into_iter().all(Thread::join)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock()
+    }
+}
+
+/// A job in a worker's hands.
+struct Taken {
+    class: Class,
+    job: Job,
+    begun: Begun,
+    /// Another worker was reserved, because the job had waited.
+    grow: bool,
 }
 
 impl Shared {
@@ -176,8 +320,7 @@ impl Shared {
     fn create_worker(self: &Arc<Self>) {
         let name = format!("worker-{}", self.next_name.fetch_add(1, Ordering::Relaxed));
         let (shared, token) = (self.clone(), self.alive.token());
-        let builder = std::thread::Builder::new().name(name).stack_size(WORKER_STACK_BYTES);
-        match builder.spawn(move || shared.work(token)) {
+        match Thread::start(name, move || shared.work(token)) {
             Ok(thread) => {
                 self.metrics.worker_created();
                 let mut threads = self.threads.lock();
@@ -188,7 +331,7 @@ impl Shared {
                 let mut state = self.state.lock();
                 state.workers -= 1;
                 state.starting -= 1;
-                self.publish(&state);
+                self.publish_workers(&state);
                 drop(state);
                 tracing::warn!(%error, "no thread for another worker; work waits for those there are");
             }
@@ -196,131 +339,87 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>, _alive: TaskTrackerToken) {
-        self.state.lock().starting -= 1;
-        while let Some((job, grow)) = self.next() {
+        let mut state = self.state.lock();
+        state.starting -= 1;
+        let mut next = self.next(state);
+        while let Some(Taken { class, job, begun, grow }) = next {
             if grow {
                 self.create_worker();
             }
-            let now = Instant::now();
-            let go = job.late(now).map_or_else(|| Ok(now.saturating_duration_since(job.queued_at)), Err);
-            // The job contains its own panics; this holds those of dropping what it leaves.
-            if catch_unwind(AssertUnwindSafe(|| (job.run)(go))).is_err() {
-                tracing::error!("dropping a job's result panicked");
-            }
+            let late = job.late(begun.at);
+            job.run(late.map_or(Ok(begun), Err));
+            let mut state = self.state.lock();
+            state.end(class, self.ns(Instant::now()));
+            next = self.next(state);
         }
     }
 
-    /// The next job and whether another worker was reserved because it had waited; `None` ends
-    /// the worker.
-    fn next(&self) -> Option<(Job, bool)> {
-        let mut state = self.state.lock();
+    /// Waits for a job; `None` ends the worker.
+    fn next<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Option<Taken> {
         loop {
             let limits = self.limits.load();
             if state.stopping || state.workers > limits.workers_max {
-                return self.leave(state);
+                return self.leave(state, &limits);
             }
-            if let Some(job) = state.queue.pop() {
-                let waited = job.queued_at.elapsed() > Duration::from_millis(limits.worker_grow_after_ms);
-                let grow = waited && state.reserve_worker(&limits, true);
-                self.publish(&state);
-                return Some((job, grow));
+            let bulk = state.may_bulk(&limits);
+            if let Some((class, job)) = state.queue.pop(bulk) {
+                return Some(self.take(state, &limits, class, job));
             }
             let patience = Duration::from_millis(limits.worker_shrink_after_ms);
             drop(limits);
             state.idle += 1;
-            self.publish(&state);
-            let tired = self.work.wait_for(&mut state, patience).timed_out();
-            state.idle -= 1;
-            if tired && state.queue.jobs() == 0 && state.workers > self.limits.load().workers_min {
-                return self.leave(state);
+            self.publish_workers(&state);
+            let tired;
+            (state, tired) = self.work.wait_for(state, patience);
+            state.come();
+            let limits = self.limits.load();
+            if tired && state.ready(&limits) == 0 && state.workers > limits.workers_min {
+                return self.leave(state, &limits);
             }
         }
     }
 
-    fn leave(&self, mut state: MutexGuard<'_, State>) -> Option<(Job, bool)> {
+    fn take(&self, mut state: MutexGuard<'_, State>, limits: &Limits, class: Class, job: Job) -> Taken {
+        let at = Instant::now();
+        let waited = job.waited(at);
+        state.begin(class, waited, self.ns(at));
+        let grow = waited > Duration::from_millis(limits.worker_grow_after_ms) && state.reserve_worker(limits, true);
+        let wake = state.call(limits);
+        self.publish_queue(&state, class);
+        self.publish_workers(&state);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        Taken { class, job, begun: Begun { at, waited }, grow }
+    }
+
+    /// Ends a worker; one that was called passes the call on.
+    fn leave(&self, mut state: MutexGuard<'_, State>, limits: &Limits) -> Option<Taken> {
         state.workers -= 1;
-        self.publish(&state);
+        let wake = state.call(limits);
+        self.publish_workers(&state);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
         None
     }
 
-    fn publish(&self, state: &State) {
+    fn ns(&self, at: Instant) -> i64 {
+        at.saturating_duration_since(self.epoch).as_nanos() as i64
+    }
+
+    fn publish_workers(&self, state: &State) {
         self.metrics.set_workers(state.workers, state.idle);
-        for class in Class::ALL {
-            self.metrics.set_queue(class, state.queue.depth(class));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(queued_at: Instant) -> Job {
-        let start_by = queued_at + Duration::from_millis(10);
-        let deadline = Deadline::at(queued_at + Duration::from_millis(20));
-        Job { queued_at, start_by, deadline, run: Box::new(drop) }
     }
 
-    #[test]
-    fn a_worker_that_comes_late_does_not_start_the_job() {
-        let now = Instant::now();
-        let check = |ms, expected| assert_eq!(job(now).late(now + Duration::from_millis(ms)), expected, "{ms} ms");
-        check(9, None);
-        check(10, Some(JobError::QueueWait));
-        check(19, Some(JobError::QueueWait));
-        check(20, Some(JobError::Deadline));
+    fn publish_queue(&self, state: &State, class: Class) {
+        self.metrics.set_queue(class, state.queue.depth(class));
     }
 
-    fn state(workers: usize, idle: usize, starting: usize, jobs: usize) -> State {
-        let mut state = State { workers, idle, starting, ..State::default() };
-        for _ in 0..jobs {
-            let bounds = Bounds { jobs: 100, bytes: 100 };
-            assert!(state.queue.push(Class::Read, 1, 1, job(Instant::now()), bounds).is_ok());
-        }
-        state
-    }
-
-    #[test]
-    fn a_worker_is_created_when_it_would_help_and_is_allowed() {
-        let limits = Limits { workers_min: 2, workers_max: 4, ..Limits::default() };
-        // Whether one is created for a fresh job, and for one that has waited.
-        let check = |make: fn() -> State, fresh: bool, waited: bool| {
-            let told = [false, true].map(|waited| make().reserve_worker(&limits, waited));
-            assert_eq!(told, [fresh, waited]);
-        };
-        check(|| state(0, 0, 0, 1), true, true);
-        check(|| state(0, 0, 0, 0), false, false);
-        check(|| state(1, 1, 0, 1), false, false);
-        check(|| state(1, 1, 0, 2), true, false);
-        check(|| state(1, 0, 1, 1), false, false);
-        check(|| state(1, 0, 1, 2), true, false);
-        check(|| state(2, 0, 0, 9), false, true);
-        check(|| state(3, 0, 1, 9), false, false);
-        check(|| state(4, 0, 0, 9), false, false);
-        check(|| State { stopping: true, ..state(0, 0, 0, 1) }, false, false);
-    }
-
-    #[tokio::test]
-    async fn only_a_job_that_still_waits_creates_a_worker() {
-        let limits = Limits { workers_min: 1, workers_max: 2, ..Limits::default() };
-        let bench = crate::tests::Bench::new(limits);
-        let (pool, gate) = (&bench.core.pool, crate::tests::Gate::new());
-        let submit = || {
-            let gate = gate.clone();
-            let run = Box::new(move |_: Go| gate.pass());
-            let far = Instant::now() + Duration::from_secs(60);
-            let job = Job { queued_at: Instant::now(), start_by: far, deadline: Deadline::at(far), run };
-            pool.submit(Class::Read, 1, 1, job).unwrap()
-        };
-        let created = || bench.core.metrics.snapshot().workers_created;
-        let started = submit();
-        crate::tests::until("it is started", || gate.entered() == 1).await;
-        let waiting = submit();
-        pool.grow_for(started);
-        assert_eq!(created(), 1);
-        pool.grow_for(waiting);
-        assert_eq!(created(), 2);
-        gate.release(2);
-        bench.end().await;
+    fn publish_all(&self, state: &State) {
+        self.publish_workers(state);
+        Class::ALL.into_iter().for_each(|class| self.publish_queue(state, class));
     }
 }

@@ -1,11 +1,12 @@
 //! The fair queue: which job is next. Plain data without clock, lock or thread, so that it can be
 //! model checked; `pool.rs` puts a lock around it and workers behind it.
 //!
-//! Classes share by weight (stride scheduling). Inside a class the sessions take turns by cost
-//! (start-time fair queueing): a session's next job starts, in virtual time, where its last one
-//! ended, and a session that was away starts at the present. So a flood delays another session by
-//! at most the one job in front of it, large jobs count for more turns, and jobs of one session
-//! keep their order. Every step is logarithmic in the number of sessions waiting.
+//! Classes share by weight (stride scheduling). Inside a class the peers take turns by cost, and
+//! inside a peer its sessions do (start-time fair queueing): the next job of one starts, in virtual
+//! time, where its last one ended, and one that was away starts at the present. So a flood delays
+//! another session by at most the one job in front of it, a peer with a hundred connections gets the
+//! turns of one, large jobs count for more turns, and jobs of one session keep their order. Every
+//! step is logarithmic in the number of peers and sessions waiting.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -17,11 +18,19 @@ const COST_BYTES_MIN: usize = 1 << 10;
 /// What a class of weight 1 moves on for one job; divisible by every weight.
 const STRIDE: u64 = 8;
 
+/// Whose job it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// Sessions that share the turns of one.
+    pub(crate) peer: u64,
+    pub(crate) session: u64,
+}
+
 /// Names a queued job, to withdraw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     class: Class,
-    session: u64,
+    owner: Owner,
     number: u64,
 }
 
@@ -43,29 +52,97 @@ pub(crate) struct FairQueue<J> {
 
 #[derive(Debug)]
 struct ClassQueue<J> {
-    /// Only sessions with jobs waiting.
-    lanes: HashMap<u64, Lane<J>>,
-    /// The first job of each lane by virtual start, then by arrival.
-    ready: BTreeMap<(u64, u64), u64>,
-    /// Virtual start of the job served last.
-    now: u64,
+    peers: Turns<Turns<Lane<J>>>,
     pass: u64,
     jobs: usize,
     bytes: usize,
 }
 
-#[derive(Debug)]
-struct Lane<J> {
-    /// Virtual start of the first job.
-    start: u64,
-    waiting: VecDeque<Waiting<J>>,
-}
+/// The jobs of one session, in their order.
+type Lane<J> = VecDeque<Waiting<J>>;
 
 #[derive(Debug)]
 struct Waiting<J> {
     number: u64,
     bytes: usize,
     job: J,
+}
+
+/// Members that take turns by cost; only those with jobs waiting are members.
+#[derive(Debug)]
+struct Turns<M> {
+    members: HashMap<u64, Member<M>>,
+    /// Every member by virtual start, then by arrival.
+    ready: BTreeMap<(u64, u64), u64>,
+    /// Virtual start of the turn taken last.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Member<M> {
+    place: (u64, u64),
+    of: M,
+}
+
+impl<M> Default for Turns<M> {
+    fn default() -> Self {
+        Self { members: HashMap::new(), ready: BTreeMap::new(), now: 0 }
+    }
+}
+
+impl<M: Default> Turns<M> {
+    /// The member `key`; a new one starts at the present, behind those that came before `number`.
+    fn enter(&mut self, key: u64, number: u64) -> &mut M {
+        let place = (self.now, number);
+        let ready = &mut self.ready;
+        let member = self.members.entry(key).or_insert_with(|| {
+            ready.insert(place, key);
+            Member { place, of: M::default() }
+        });
+        &mut member.of
+    }
+
+    fn get(&self, key: u64) -> Option<&M> {
+        self.members.get(&key).map(|member| &member.of)
+    }
+
+    fn get_mut(&mut self, key: u64) -> Option<&mut M> {
+        self.members.get_mut(&key).map(|member| &mut member.of)
+    }
+
+    /// Whose turn it is.
+    fn first(&mut self) -> Option<u64> {
+        let (&(start, _), &key) = self.ready.first_key_value()?;
+        self.now = start;
+        Some(key)
+    }
+
+    /// The turn of `key` cost this.
+    fn charge(&mut self, key: u64, cost: u64) {
+        if let Some(member) = self.members.get_mut(&key) {
+            self.ready.remove(&member.place);
+            member.place.0 += cost;
+            self.ready.insert(member.place, key);
+        }
+    }
+
+    fn leave(&mut self, key: u64) {
+        if let Some(member) = self.members.remove(&key) {
+            self.ready.remove(&member.place);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn each(&self) -> impl Iterator<Item = (u64, &M)> {
+        self.members.iter().map(|(key, member)| (*key, &member.of))
+    }
+
+    fn into_each(self) -> impl Iterator<Item = M> {
+        self.members.into_values().map(|member| member.of)
+    }
 }
 
 impl<J> Default for FairQueue<J> {
@@ -76,7 +153,7 @@ impl<J> Default for FairQueue<J> {
 
 impl<J> Default for ClassQueue<J> {
     fn default() -> Self {
-        Self { lanes: HashMap::new(), ready: BTreeMap::new(), now: 0, pass: 0, jobs: 0, bytes: 0 }
+        Self { peers: Turns::default(), pass: 0, jobs: 0, bytes: 0 }
     }
 }
 
@@ -86,7 +163,7 @@ impl<J> FairQueue<J> {
     pub(crate) fn push(
         &mut self,
         class: Class,
-        session: u64,
+        owner: Owner,
         bytes: usize,
         job: J,
         bounds: Bounds,
@@ -100,18 +177,19 @@ impl<J> FairQueue<J> {
         }
         let number = self.next_number;
         self.next_number += 1;
-        queue.push(session, Waiting { number, bytes, job });
-        Ok(Ticket { class, session, number })
+        queue.push(owner, Waiting { number, bytes, job });
+        Ok(Ticket { class, owner, number })
     }
 
-    /// Takes the job whose turn it is.
-    pub(crate) fn pop(&mut self) -> Option<J> {
-        let waiting = Class::ALL.into_iter().filter(|class| self.classes[class.index()].jobs > 0);
+    /// Takes the job whose turn it is; one of class `Bulk` only if it may.
+    pub(crate) fn pop(&mut self, bulk: bool) -> Option<(Class, J)> {
+        let classes = if bulk { &Class::ALL[..] } else { &Class::ALL[..Class::Bulk.index()] };
+        let waiting = classes.iter().copied().filter(|class| self.classes[class.index()].jobs > 0);
         let class = waiting.min_by_key(|class| self.classes[class.index()].pass)?;
         let queue = &mut self.classes[class.index()];
         self.pass = queue.pass;
         queue.pass += STRIDE / class.weight();
-        queue.pop()
+        queue.pop().map(|job| (class, job))
     }
 
     /// Takes a job out whose caller has gone; `None` when it has been started.
@@ -119,21 +197,29 @@ impl<J> FairQueue<J> {
         self.classes[ticket.class.index()].withdraw(ticket)
     }
 
-    /// Whether a job still waits.
-    pub(crate) fn holds(&self, ticket: Ticket) -> bool {
-        self.classes[ticket.class.index()].find(ticket).is_some()
+    /// Everything that waits, in no order.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Ticket, &J)> {
+        Class::ALL.into_iter().flat_map(|class| {
+            self.classes[class.index()].peers.each().flat_map(move |(peer, sessions)| {
+                sessions.each().flat_map(move |(session, lane)| {
+                    let owner = Owner { peer, session };
+                    lane.iter().map(move |waiting| (Ticket { class, owner, number: waiting.number }, &waiting.job))
+                })
+            })
+        })
     }
 
     /// Takes everything, in no order.
     pub(crate) fn clear(&mut self) -> Vec<J> {
         let classes = std::mem::take(&mut self.classes);
-        let lanes = classes.into_iter().flat_map(|queue| queue.lanes.into_values());
-        lanes.flat_map(|lane| lane.waiting).map(|waiting| waiting.job).collect()
+        let lanes = classes.into_iter().flat_map(|queue| queue.peers.into_each().flat_map(Turns::into_each));
+        lanes.flatten().map(|waiting| waiting.job).collect()
     }
 
-    /// Jobs waiting.
-    pub(crate) fn jobs(&self) -> usize {
-        self.classes.iter().map(|queue| queue.jobs).sum()
+    /// Jobs that [`FairQueue::pop`] could take.
+    pub(crate) fn jobs(&self, bulk: bool) -> usize {
+        let all: usize = self.classes.iter().map(|queue| queue.jobs).sum();
+        if bulk { all } else { all - self.classes[Class::Bulk.index()].jobs }
     }
 
     /// Jobs and bytes waiting in `class`.
@@ -144,50 +230,43 @@ impl<J> FairQueue<J> {
 }
 
 impl<J> ClassQueue<J> {
-    fn push(&mut self, session: u64, job: Waiting<J>) {
+    fn push(&mut self, owner: Owner, job: Waiting<J>) {
         self.jobs += 1;
         self.bytes += job.bytes;
-        let lane = self.lanes.entry(session).or_insert_with(|| Lane { start: self.now, waiting: VecDeque::new() });
-        if lane.waiting.is_empty() {
-            self.ready.insert((lane.start, job.number), session);
-        }
-        lane.waiting.push_back(job);
+        let number = job.number;
+        self.peers.enter(owner.peer, number).enter(owner.session, number).push_back(job);
     }
 
     fn pop(&mut self) -> Option<J> {
-        let (&(start, _), &session) = self.ready.first_key_value()?;
-        self.now = start;
-        self.take(session, 0, true)
+        let peer = self.peers.first()?;
+        let session = self.peers.get_mut(peer)?.first()?;
+        self.take(Owner { peer, session }, 0, true)
     }
 
     fn withdraw(&mut self, ticket: Ticket) -> Option<J> {
-        let at = self.find(ticket)?;
-        self.take(ticket.session, at, false)
+        let lane = self.peers.get(ticket.owner.peer)?.get(ticket.owner.session)?;
+        // Numbers of a lane only grow.
+        let at = lane.binary_search_by_key(&ticket.number, |waiting| waiting.number).ok()?;
+        self.take(ticket.owner, at, false)
     }
 
-    /// Position of a job in its lane, whose numbers only grow.
-    fn find(&self, ticket: Ticket) -> Option<usize> {
-        let lane = self.lanes.get(&ticket.session)?;
-        lane.waiting.binary_search_by_key(&ticket.number, |waiting| waiting.number).ok()
-    }
-
-    /// Takes the job at `at` of a lane, which pays for it when it was `served`.
-    fn take(&mut self, session: u64, at: usize, served: bool) -> Option<J> {
-        let lane = self.lanes.get_mut(&session)?;
-        let before = (lane.start, lane.waiting.front()?.number);
-        let taken = lane.waiting.remove(at)?;
+    /// Takes the job at `at` of a lane; session and peer pay for it when it was `served`.
+    fn take(&mut self, Owner { peer, session }: Owner, at: usize, served: bool) -> Option<J> {
+        let sessions = self.peers.get_mut(peer)?;
+        let lane = sessions.get_mut(session)?;
+        let taken = lane.remove(at)?;
+        let cost = if served { taken.bytes.max(COST_BYTES_MIN) as u64 } else { 0 };
         self.jobs -= 1;
         self.bytes -= taken.bytes;
-        if served {
-            lane.start += taken.bytes.max(COST_BYTES_MIN) as u64;
+        if lane.is_empty() {
+            sessions.leave(session);
+        } else if served {
+            sessions.charge(session, cost);
         }
-        if at == 0 {
-            self.ready.remove(&before);
-            if let Some(first) = lane.waiting.front() {
-                self.ready.insert((lane.start, first.number), session);
-            } else {
-                self.lanes.remove(&session);
-            }
+        if sessions.is_empty() {
+            self.peers.leave(peer);
+        } else if served {
+            self.peers.charge(peer, cost);
         }
         Some(taken.job)
     }
@@ -199,16 +278,25 @@ mod tests {
 
     const WIDE: Bounds = Bounds { jobs: 100_000, bytes: 1 << 30 };
 
+    fn pop<J>(queue: &mut FairQueue<J>) -> Option<J> {
+        queue.pop(true).map(|(_, job)| job)
+    }
+
+    /// A session of a peer of its own.
+    fn alone(session: u64) -> Owner {
+        Owner { peer: session, session }
+    }
+
     /// Pushes `(session, bytes)` in order and tells the order they come out, as session.index.
     fn check(pushes: &[(u64, usize)], expected: &str) {
         let mut queue = FairQueue::default();
         for (index, &(session, bytes)) in pushes.iter().enumerate() {
-            queue.push(Class::Read, session, bytes, format!("{session}.{index}"), WIDE).unwrap();
+            queue.push(Class::Read, alone(session), bytes, format!("{session}.{index}"), WIDE).unwrap();
         }
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
         assert_eq!(order.join(" "), expected);
-        assert_eq!((queue.jobs(), queue.depth(Class::Read)), (0, (0, 0)));
-        assert!(queue.classes.iter().all(|class| class.lanes.is_empty() && class.ready.is_empty()));
+        assert_eq!((queue.jobs(true), queue.depth(Class::Read)), (0, (0, 0)));
+        assert!(queue.classes.iter().all(|class| class.peers.is_empty() && class.peers.ready.is_empty()));
     }
 
     #[test]
@@ -223,25 +311,58 @@ mod tests {
     fn a_flood_delays_a_newcomer_by_no_job_at_all() {
         let mut queue = FairQueue::default();
         for index in 0..10_000 {
-            queue.push(Class::Read, 1, 1 << 16, index, WIDE).unwrap();
+            queue.push(Class::Read, alone(1), 1 << 16, index, WIDE).unwrap();
         }
         for _ in 0..7 {
-            queue.pop();
+            pop(&mut queue);
         }
-        queue.push(Class::Read, 2, 1 << 16, 77_777, WIDE).unwrap();
-        assert_eq!(queue.pop(), Some(77_777));
+        queue.push(Class::Read, alone(2), 1 << 16, 77_777, WIDE).unwrap();
+        assert_eq!(pop(&mut queue), Some(77_777));
+    }
+
+    #[test]
+    fn a_peer_with_many_connections_gets_the_turns_of_one() {
+        let mut queue = FairQueue::default();
+        for session in 0..100 {
+            queue.push(Class::Read, Owner { peer: 1, session }, 1, 1, WIDE).unwrap();
+        }
+        for _ in 0..10 {
+            queue.push(Class::Read, Owner { peer: 2, session: 200 }, 1, 2, WIDE).unwrap();
+        }
+        let turns: Vec<_> = (0..20).filter_map(|_| pop(&mut queue)).collect();
+        assert_eq!(turns, [1, 2].repeat(10));
+    }
+
+    #[test]
+    fn connections_of_one_peer_take_turns_among_themselves() {
+        let mut queue = FairQueue::default();
+        for (session, job) in [(1, "1a"), (1, "1b"), (1, "1c"), (2, "2a"), (2, "2b")] {
+            queue.push(Class::Read, Owner { peer: 1, session }, 1, job, WIDE).unwrap();
+        }
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
+        assert_eq!(order.join(" "), "1a 2a 1b 2b 1c");
+    }
+
+    #[test]
+    fn bulk_waits_where_it_may_not() {
+        let mut queue = FairQueue::default();
+        queue.push(Class::Bulk, alone(1), 1, "bulk", WIDE).unwrap();
+        assert_eq!((queue.jobs(false), queue.jobs(true), queue.pop(false)), (0, 1, None));
+        queue.push(Class::Read, alone(1), 1, "read", WIDE).unwrap();
+        assert_eq!(queue.pop(false), Some((Class::Read, "read")));
+        assert_eq!(queue.pop(true), Some((Class::Bulk, "bulk")));
     }
 
     #[test]
     fn a_newcomer_has_saved_up_no_turns() {
         let mut queue = FairQueue::default();
         let arrive = |queue: &mut FairQueue<u64>, session| {
-            (0..100).for_each(|_| assert!(queue.push(Class::Read, session, 1 << 16, session, WIDE).is_ok()));
+            (0..100).for_each(|_| assert!(queue.push(Class::Read, alone(session), 1 << 16, session, WIDE).is_ok()));
         };
         arrive(&mut queue, 1);
-        (0..50).for_each(|_| assert_eq!(queue.pop(), Some(1)));
+        (0..50).for_each(|_| assert_eq!(pop(&mut queue), Some(1)));
         arrive(&mut queue, 2);
-        let turns: Vec<_> = (0..6).filter_map(|_| queue.pop()).collect();
+        let turns: Vec<_> = (0..6).filter_map(|_| pop(&mut queue)).collect();
         assert_eq!(turns, [2, 1, 2, 1, 2, 1]);
     }
 
@@ -250,10 +371,10 @@ mod tests {
         let mut queue = FairQueue::default();
         for class in Class::ALL {
             for _ in 0..100 {
-                queue.push(class, 1, 1, class, WIDE).unwrap();
+                queue.push(class, alone(1), 1, class, WIDE).unwrap();
             }
         }
-        let turns: Vec<_> = (0..30).filter_map(|_| queue.pop()).collect();
+        let turns: Vec<_> = (0..30).filter_map(|_| pop(&mut queue)).collect();
         let count = |class| turns.iter().filter(|turn| **turn == class).count();
         assert_eq!(Class::ALL.map(count), [16, 8, 4, 2]);
         assert_eq!(turns[0], Class::Control);
@@ -263,13 +384,13 @@ mod tests {
     fn an_idle_class_saves_up_no_turns() {
         let mut queue = FairQueue::default();
         for _ in 0..100 {
-            queue.push(Class::Read, 1, 1, Class::Read, WIDE).unwrap();
+            queue.push(Class::Read, alone(1), 1, Class::Read, WIDE).unwrap();
         }
-        (0..50).for_each(|_| assert_eq!(queue.pop(), Some(Class::Read)));
+        (0..50).for_each(|_| assert_eq!(pop(&mut queue), Some(Class::Read)));
         for _ in 0..100 {
-            queue.push(Class::Bulk, 1, 1, Class::Bulk, WIDE).unwrap();
+            queue.push(Class::Bulk, alone(1), 1, Class::Bulk, WIDE).unwrap();
         }
-        let turns: Vec<_> = (0..9).filter_map(|_| queue.pop()).collect();
+        let turns: Vec<_> = (0..9).filter_map(|_| pop(&mut queue)).collect();
         assert_eq!(turns.iter().filter(|class| **class == Class::Bulk).count(), 3);
     }
 
@@ -277,12 +398,12 @@ mod tests {
     fn a_full_class_gives_the_job_back() {
         let bounds = Bounds { jobs: 2, bytes: 100 };
         let mut queue = FairQueue::default();
-        assert!(queue.push(Class::Read, 1, 101, "too large", bounds).is_err());
-        queue.push(Class::Read, 1, 60, "a", bounds).unwrap();
-        assert_eq!(queue.push(Class::Read, 2, 41, "bytes", bounds), Err("bytes"));
-        queue.push(Class::Read, 2, 40, "b", bounds).unwrap();
-        assert_eq!(queue.push(Class::Read, 3, 0, "count", bounds), Err("count"));
-        queue.push(Class::Write, 3, 0, "another class", bounds).unwrap();
+        assert!(queue.push(Class::Read, alone(1), 101, "too large", bounds).is_err());
+        queue.push(Class::Read, alone(1), 60, "a", bounds).unwrap();
+        assert_eq!(queue.push(Class::Read, alone(2), 41, "bytes", bounds), Err("bytes"));
+        queue.push(Class::Read, alone(2), 40, "b", bounds).unwrap();
+        assert_eq!(queue.push(Class::Read, alone(3), 0, "count", bounds), Err("count"));
+        queue.push(Class::Write, alone(3), 0, "another class", bounds).unwrap();
     }
 
     /// Against a naive list: random pushes, pops and withdrawals lose and double nothing.
@@ -301,32 +422,33 @@ mod tests {
         for job in 0..20_000 {
             let class = Class::ALL[next(4) as usize];
             let bytes = next(9_000) as usize;
-            waiting.push((queue.push(class, next(5), bytes, job, WIDE).unwrap(), job));
+            waiting
+                .push((queue.push(class, Owner { peer: next(3), session: next(5) }, bytes, job, WIDE).unwrap(), job));
             match next(4) {
                 0 => {
                     let at = next(waiting.len() as u64) as usize;
                     let (ticket, job) = waiting.swap_remove(at);
-                    assert!(queue.holds(ticket));
                     assert_eq!(queue.withdraw(ticket), Some(job));
-                    assert!(!queue.holds(ticket));
                     gone.push(ticket);
                 }
                 1 | 2 => {
-                    let job = queue.pop().unwrap();
+                    let job = pop(&mut queue).unwrap();
                     let at = waiting.iter().position(|(_, waits)| *waits == job).unwrap();
                     let (ticket, _) = waiting.swap_remove(at);
                     let older = |(other, waits): &(Ticket, u64)| {
-                        (other.class, other.session) == (ticket.class, ticket.session) && *waits < job
+                        (other.class, other.owner) == (ticket.class, ticket.owner) && *waits < job
                     };
                     assert!(!waiting.iter().any(older), "order within a session");
                     gone.push(ticket);
                 }
                 _ => {}
             }
-            assert_eq!(queue.jobs(), waiting.len());
+            assert_eq!(queue.jobs(true), waiting.len());
         }
+        assert_eq!(queue.each().count(), waiting.len());
+        assert!(queue.each().all(|(ticket, job)| waiting.contains(&(ticket, *job))));
         assert!(gone.into_iter().all(|ticket| queue.withdraw(ticket).is_none()));
         assert_eq!(queue.clear().len(), waiting.len());
-        assert_eq!(queue.jobs(), 0);
+        assert_eq!(queue.jobs(true), 0);
     }
 }

@@ -74,6 +74,7 @@ impl Server {
             let event_loop = server.event_loop(index)?;
             server.loops.push(event_loop);
         }
+        server.loops[0].handle.spawn(server.core.pool.clone().watch());
         server.loops[0].handle.spawn(sweep_always(server.core.clone()));
         Ok(server)
     }

@@ -2,16 +2,19 @@
 //! road to a worker. It reads and writes no byte of the connection; that is the door's.
 
 use std::any::Any;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::sync::oneshot::{self, Receiver};
-use tokio::time::{timeout, timeout_at};
 
-use crate::admission::{Budget, peer_key};
+use crate::admission::peer_key;
+use crate::budget::Budget;
 use crate::core::Core;
 use crate::metrics::DoorMetrics;
 use crate::pool::{Go, Job, Pool};
@@ -249,8 +252,10 @@ impl Session {
     {
         match cost {
             Cost::Small => self.run_here(class, deadline, job),
-            // Boxed, for it holds timers and a channel that small jobs should not carry about.
-            Cost::Bytes(bytes) => Box::pin(self.run_queued(class, bytes, deadline, job)).await,
+            Cost::Bytes(bytes) => {
+                let result = self.queue(class, bytes, deadline, job)?.await;
+                result.map_err(|error| if error == JobError::Panicked { error } else { self.not_started(error) })
+            }
         }
     }
 
@@ -263,27 +268,25 @@ impl Session {
         self.contain(class, None, now, job)
     }
 
-    async fn run_queued<T, F>(&self, class: Class, bytes: usize, deadline: Deadline, job: F) -> Result<T, JobError>
+    /// Puts `job` into the queue; dropping what comes back withdraws it.
+    fn queue<T, F>(&self, class: Class, bytes: usize, deadline: Deadline, job: F) -> Result<Queued<'_, T>, JobError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
+        let core = &self.0.core;
         let queued_at = Instant::now();
         if deadline.expired_at(queued_at) {
             return Err(self.not_started(JobError::Deadline));
         }
-        let (grow_after, wait_max) = {
-            let limits = self.0.core.limits.load();
-            (limits.worker_grow_after_ms, Duration::from_millis(limits.queue_wait_ms_max))
-        };
+        let wait_max = Duration::from_millis(core.limits.load().queue_wait_ms_max);
         let start_by = deadline.instant().min(queued_at + wait_max);
         let (run, answer) = self.queueable(class, job);
         let job = Job { queued_at, start_by, deadline, run };
-        let ticket = self.0.core.pool.submit(class, self.id(), bytes, job).map_err(|error| self.not_started(error))?;
+        let owner = core.owner(self.0.id, self.0.peer);
+        let ticket = core.pool.submit(class, owner, bytes, job).map_err(|error| self.not_started(error))?;
         self.emit(Event::Queued { class, bytes });
-        let queued = Queued { pool: &self.0.core.pool, ticket: Some(ticket), answer };
-        let result = queued.wait(Duration::from_millis(grow_after), start_by, deadline).await;
-        result.map_err(|error| if error == JobError::Panicked { error } else { self.not_started(error) })
+        Ok(Queued { pool: &core.pool, ticket: Some(ticket), answer })
     }
 
     /// Wraps `job` for a worker; its result comes out of the receiver.
@@ -298,7 +301,7 @@ impl Session {
         let run = move |go: Go| {
             // The caller may have gone between the queue and here.
             if !reply.is_closed() {
-                let result = go.and_then(|waited| session.contain(class, Some(waited), Instant::now(), job));
+                let result = go.and_then(|begun| session.contain(class, Some(begun.waited), begun.at, job));
                 let _caller_gone = reply.send(result);
             }
         };
@@ -367,40 +370,22 @@ struct Queued<'a, T> {
     answer: Receiver<Result<T, JobError>>,
 }
 
-impl<T> Queued<'_, T> {
-    /// The caller's own timers ask for a worker and end the wait, so both work when every worker
-    /// is stuck. Once started, the job is waited for: a deadline is never tested in the middle.
-    async fn wait(mut self, grow_after: Duration, start_by: Instant, deadline: Deadline) -> Result<T, JobError> {
-        if let Ok(answer) = timeout(grow_after, &mut self.answer).await {
-            return self.done(answer);
-        }
-        if let Some(ticket) = self.ticket {
-            self.pool.grow_for(ticket);
-        }
-        if let Ok(answer) = timeout_at(start_by.into(), &mut self.answer).await {
-            return self.done(answer);
-        }
-        if self.withdraw() {
-            return Err(if deadline.expired() { JobError::Deadline } else { JobError::QueueWait });
-        }
-        let answer = (&mut self.answer).await;
-        self.done(answer)
-    }
+impl<T> Future for Queued<'_, T> {
+    type Output = Result<T, JobError>;
 
-    fn done(&mut self, answer: Result<Result<T, JobError>, oneshot::error::RecvError>) -> Result<T, JobError> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(context));
         self.ticket = None;
         // A job that was dropped without a word was dropped by the pool's stop.
-        answer.unwrap_or(Err(JobError::Shutdown))
-    }
-
-    fn withdraw(&mut self) -> bool {
-        self.ticket.take().is_some_and(|ticket| self.pool.withdraw(ticket))
+        Poll::Ready(answer.unwrap_or(Err(JobError::Shutdown)))
     }
 }
 
 impl<T> Drop for Queued<'_, T> {
     fn drop(&mut self) {
-        self.withdraw();
+        if let Some(ticket) = self.ticket {
+            self.pool.withdraw(ticket);
+        }
     }
 }
 
@@ -420,6 +405,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Begun;
     use crate::tests::Bench;
 
     #[tokio::test]
@@ -428,7 +414,7 @@ mod tests {
         let session = bench.session();
         let (run, answer) = session.queueable(Class::Read, || panic!("started"));
         drop::<Receiver<Result<(), JobError>>>(answer);
-        run(Ok(Duration::ZERO));
+        run(Ok(Begun { at: Instant::now(), waited: Duration::ZERO }));
         assert_eq!(bench.core.metrics.snapshot().jobs_panicked, 0);
         bench.end().await;
     }

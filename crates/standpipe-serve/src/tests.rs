@@ -2,6 +2,7 @@
 //! of single parts are tested beside them.
 
 mod jobs;
+mod pool;
 mod server;
 
 use std::future::Future;
@@ -42,7 +43,10 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(limits: Limits) -> Self {
         limits.check().unwrap();
-        Self { core: Core::new(Arc::new(ArcSwap::from_pointee(limits))) }
+        let core = Core::new(Arc::new(ArcSwap::from_pointee(limits)));
+        // Ends with the test's runtime.
+        tokio::spawn(core.pool.clone().watch());
+        Self { core }
     }
 
     pub(crate) fn session(&self) -> Session {
