@@ -178,6 +178,31 @@ fn follow(watcher: &mut Model, change: &Change, at: &Path) {
     }
 }
 
+/// What a shallow listing with sizes shows of a tree in export form.
+fn sizes_of(whole: &serde_json::Value) -> serde_json::Value {
+    let size = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.len().into(),
+        serde_json::Value::Null => serde_json::Value::Null,
+        // A number as it is printed here may differ from the test's own printing.
+        other => crate::parse_value(other.to_string().as_bytes(), &crate::ParseLimits::below(&Path::root()))
+            .map_or(0, |rows| crate::to_json(&mut rows.cursor(), Format::Plain).unwrap().len())
+            .into(),
+    };
+    let node = |value: &serde_json::Value| match value {
+        serde_json::Value::Object(members) => members.get(".value").map_or(true.into(), size),
+        leaf => size(leaf),
+    };
+    match whole {
+        serde_json::Value::Object(members) if !members.contains_key(".value") => members
+            .iter()
+            .filter(|(key, _)| *key != ".priority")
+            .map(|(key, value)| (key.clone(), node(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        other => node(other),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -237,7 +262,7 @@ proptest! {
             prop_assert_eq!(&fill_in_pieces(children(), &rows, budget), &text);
             serde_json::from_str::<serde_json::Value>(&text).unwrap();
         }
-        let range = ShallowRange { after: after.map(Box::from), limit };
+        let range = ShallowRange { after: after.map(Box::from), limit, sizes: false };
         let text = fill_in_pieces(JsonStream::shallow(false, range.clone()), &rows, usize::MAX);
         prop_assert_eq!(fill_in_pieces(JsonStream::shallow(false, range.clone()), &rows, budget), text.clone());
         let start = range.after.map(|key| Bound { value: BoundValue::Str(key), key: BoundKey::None, inclusive: false });
@@ -249,6 +274,12 @@ proptest! {
         } else {
             prop_assert_eq!(text, json_of(&rows, Format::Plain));
         }
+        // With sizes the same keys in the same order; what has no children is a number.
+        let sizes = ShallowRange { sizes: true, ..ShallowRange::default() };
+        let text = fill_in_pieces(JsonStream::shallow(false, sizes.clone()), &rows, usize::MAX);
+        prop_assert_eq!(fill_in_pieces(JsonStream::shallow(false, sizes), &rows, budget), text.clone());
+        let whole: serde_json::Value = serde_json::from_str(&json_of(&rows, Format::Export)).unwrap();
+        prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), sizes_of(&whole));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct ShallowRange {
     pub after: Option<Box<str>>,
     /// Only so many keys.
     pub limit: Option<usize>,
+    /// For leaves the bytes of their text in place of `true`, and of themselves.
+    pub sizes: bool,
 }
 
 /// A JSON text in the making.
@@ -55,7 +57,7 @@ pub struct JsonStream {
 #[derive(Debug)]
 enum Source {
     Subtree,
-    Shallow { left: usize },
+    Shallow { left: usize, sizes: bool },
     Children { keys: std::vec::IntoIter<Box<str>>, child: Vec<u8> },
     End,
 }
@@ -75,7 +77,9 @@ impl JsonStream {
         JsonStream::from_source(format, pretty, Source::Subtree, Some(Vec::new()))
     }
 
-    /// Only the children's keys, as `{"key":true,…}`; a leaf is itself (firebase-rtdb.md §9.2).
+    /// Only the children's keys, as `{"key":true,…}`; a leaf is itself (firebase-rtdb.md §9.2). With
+    /// sizes, leaves are told apart: `{"node":true,"leaf":5}`, and a leaf is its size, see
+    /// [`Leaf::text_bytes`].
     pub fn shallow(pretty: bool, range: ShallowRange) -> JsonStream {
         let start = range.after.map_or(vec![], |key| {
             let mut start = Vec::new();
@@ -84,7 +88,7 @@ impl JsonStream {
             start
         });
         let left = range.limit.unwrap_or(usize::MAX);
-        JsonStream::from_source(Format::Plain, pretty, Source::Shallow { left }, Some(start))
+        JsonStream::from_source(Format::Plain, pretty, Source::Shallow { left, sizes: range.sizes }, Some(start))
     }
 
     /// An object of just these children, in this order: the result of a query.
@@ -109,8 +113,8 @@ impl JsonStream {
         budget: usize,
     ) -> Result<Progress, C::Error> {
         let stop = out.len().saturating_add(budget);
-        if let Source::Shallow { left } = self.source {
-            return self.fill_shallow(cursor, out, stop, left);
+        if let Source::Shallow { left, sizes } = self.source {
+            return self.fill_shallow(cursor, out, stop, left, sizes);
         }
         while let Some(mut row) = self.position(cursor, out)? {
             while let Some(next) = self.row(cursor, row, out)?.filter(|next| self.is_in_source(next.0)) {
@@ -321,11 +325,16 @@ impl JsonStream {
         out: &mut Vec<u8>,
         stop: usize,
         mut left: usize,
+        sizes: bool,
     ) -> Result<Progress, C::Error> {
         if self.frames.is_empty() {
             match cursor.seek(&[])? {
                 Some(([], value)) => {
-                    write_value(value, out);
+                    if sizes {
+                        write_size(value, out)
+                    } else {
+                        write_value(value, out)
+                    }
                     self.wrote = true;
                 }
                 Some(_) => {
@@ -338,18 +347,21 @@ impl JsonStream {
         let mut start = self.resume.take().unwrap_or_default();
         start.extend(start.is_empty().then_some(CHILDREN));
         let mut row = if self.frames.is_empty() { None } else { cursor.seek(&start)? };
-        while let Some((key, _)) = row
+        while let Some((key, value)) = row
             && left > 0
             && let Some(len) = segment_len(key)
         {
             self.separate(out);
             write_key(&key[..len], self.pretty, out);
-            out.extend_from_slice(b"true");
+            match sizes && key.len() == len {
+                true => write_size(value, out),
+                false => out.extend_from_slice(b"true"),
+            }
             left -= 1;
             row = next_child(cursor, key, len)?;
             if let Some((next, _)) = row.filter(|_| out.len() >= stop) {
                 self.resume = Some(next.to_vec());
-                self.source = Source::Shallow { left };
+                self.source = Source::Shallow { left, sizes };
                 return Ok(Progress::More);
             }
         }
@@ -395,6 +407,11 @@ fn count_elements<'a, C: RowCursor<'a>>(cursor: &mut C, key: &[u8], end: usize) 
         row = next_child(cursor, child, end + len)?;
     }
     Ok(count)
+}
+
+fn write_size(value: &[u8], out: &mut Vec<u8>) {
+    let size = Leaf::decode(value).map_or(0, |leaf| leaf.text_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
 }
 
 fn write_value(value: &[u8], out: &mut Vec<u8>) {
@@ -558,7 +575,7 @@ mod tests {
     #[test]
     fn shallow() {
         let stream = |after: Option<&str>, limit| {
-            JsonStream::shallow(false, ShallowRange { after: after.map(Box::from), limit })
+            JsonStream::shallow(false, ShallowRange { after: after.map(Box::from), limit, sizes: false })
         };
         let json = r#"{"a":[1,2],"10":2,"9":{".value":1,".priority":1},"b":{"c":{"d":3}},".priority":1}"#;
         check(stream(None, None), json, r#"{"9":true,"10":true,"a":true,"b":true}"#);

@@ -81,6 +81,16 @@ impl<'a> Leaf<'a> {
         }
     }
 
+    /// Bytes of the leaf as bare text: a string without quotes, anything else as JSON.
+    pub fn text_bytes(&self) -> usize {
+        if let Leaf::Str(text) = self {
+            return text.len();
+        }
+        let mut json = Vec::with_capacity(24);
+        self.write_json(&mut json);
+        json.len()
+    }
+
     /// Appends the leaf as JSON text.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         match self {

@@ -83,7 +83,7 @@ impl<'a> Params<'a> {
         let mut params = Self::default();
         let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(params) };
         let mut filters: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
-        let mut shallow = false;
+        let mut shallow = None;
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
@@ -94,7 +94,9 @@ impl<'a> Params<'a> {
                 "print" => params.print = print(&value)?,
                 "format" => params.format = format(&value)?,
                 "deep" => params.deep = boolean("deep", &value)?,
-                "shallow" => shallow = boolean("shallow", &value)?,
+                // `sizes` is ours: with it a listing tells leaves from nodes.
+                "shallow" if value == "sizes" => shallow = Some(true),
+                "shallow" => shallow = boolean("shallow", &value)?.then_some(false),
                 "callback" => params.callback = Some(identifier(value)?),
                 "download" => params.download = Some(value),
                 "timeout" => params.timeout = Some(timeout(&value)?),
@@ -106,8 +108,8 @@ impl<'a> Params<'a> {
                 _ => {}
             }
         }
-        if shallow {
-            params.shallow = Some(shallow_options(&filters)?);
+        if let Some(sizes) = shallow {
+            params.shallow = Some(ShallowRange { sizes, ..shallow_options(&filters)? });
         } else if !filters.is_empty() {
             let pairs: Vec<(&str, &str)> = filters.iter().map(|(name, value)| (&**name, &**value)).collect();
             params.query = parse_rest(&pairs).map_err(|error| Error::bad_request(error.to_string()))?;
@@ -239,7 +241,8 @@ mod tests {
         assert_eq!(params.credential.as_deref(), Some("x+y"));
         let params = Params::parse(Some("shallow=true&limitToFirst=5&startAfter=%22k%22")).unwrap();
         let shallow = params.shallow.unwrap();
-        assert_eq!((shallow.after.as_deref(), shallow.limit), (Some("k"), Some(5)));
+        assert_eq!((shallow.after.as_deref(), shallow.limit, shallow.sizes), (Some("k"), Some(5), false));
+        assert!(Params::parse(Some("shallow=sizes")).unwrap().shallow.unwrap().sizes);
         assert_eq!(Params::parse(Some("writeSizeLimit=tiny")).unwrap().write_budget, Some(Duration::from_secs(1)));
         assert!(Params::parse(Some("orderBy=%22$key%22&limitToLast=2")).unwrap().query.is_some());
     }
