@@ -4,12 +4,15 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use standpipe_engine::{
-    Committed, Condition, Database, Engine, Error, ErrorKind, Identity, Intent, Op, ResetReason, Resume, Snapshot,
-    TopicEvent, Watch, WatchRead, Window, query_keys, resume,
+    Committed, Condition, Database, Engine, Error, ErrorKind, Identity, Intent, Lease, Op, ResetReason, Resume,
+    Snapshot, TopicEvent, Watch, WatchRead, Window, query_keys, resume,
 };
 use standpipe_serve::{Class, Cost, Deadline, JobError, Refusal, Session};
-use standpipe_tree::{Format, JsonStream, Leaf, PRIORITY, Path, Progress, Query, RowCursor, ShallowRange, etag};
+use standpipe_tree::{
+    Format, JsonStream, Leaf, Location, PRIORITY, Path, Progress, Query, RowCursor, Rows, ShallowRange, etag,
+};
 use tokio::sync::oneshot;
 
 /// A read of at most this many rows runs on the connection's own task: about as long as handing
@@ -100,16 +103,45 @@ impl Slices {
 
 /// A write as a door decoded it.
 #[derive(Debug)]
-pub(crate) struct Write {
+pub(crate) struct Write<'a> {
     pub(crate) op: Op,
     /// Locations and the ETags they must have.
     pub(crate) conditions: Vec<(Path, String)>,
+    /// What is written goes with these.
+    pub(crate) leases: Option<&'a Leases>,
 }
 
-impl Write {
-    /// A write without conditions.
+impl Write<'_> {
+    /// A write without conditions, that stays.
     pub(crate) fn new(op: Op) -> Self {
-        Self { op, conditions: Vec::new() }
+        Self { op, conditions: Vec::new(), leases: None }
+    }
+}
+
+/// What one connection leaves behind in each database when it goes. A door makes one for each
+/// connection; dropping it releases everything, which can't fail. Empty, it costs nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<Vec<Lease>>);
+
+impl Leases {
+    /// The write that has `rows` written at `location` when the connection goes; no rows remove it.
+    pub(crate) fn on_close(&self, database: &Database, location: Location, rows: Rows) -> Op {
+        Op::Arm { lease: self.of(database), location, rows }
+    }
+
+    /// The write that forgets what is to be done at `path` and below when the connection goes.
+    pub(crate) fn forget(&self, database: &Database, path: Path) -> Op {
+        Op::Disarm { lease: self.of(database), path }
+    }
+
+    fn of(&self, database: &Database) -> Lease {
+        let mut leases = self.0.lock();
+        if let Some(lease) = leases.iter().find(|lease| database.has_lease(lease)) {
+            return lease.clone();
+        }
+        let lease = database.lease();
+        leases.push(lease.clone());
+        lease
     }
 }
 
@@ -208,7 +240,7 @@ impl Dispatch {
         &self,
         database: &Arc<Database>,
         identity: &Identity,
-        write: Write,
+        write: Write<'_>,
         deadline: Deadline,
     ) -> Result<Committed, Error> {
         let answer = self.submit(database, identity, write, deadline)?;
@@ -221,11 +253,12 @@ impl Dispatch {
         &self,
         database: &Arc<Database>,
         identity: &Identity,
-        write: Write,
+        write: Write<'_>,
         deadline: Deadline,
     ) -> Result<oneshot::Receiver<Result<Committed, Error>>, Error> {
         let conditions = write.conditions.into_iter().map(|(path, etag)| Condition { path, etag }).collect();
-        let intent = Intent { conditions, ..Intent::new(write.op, identity.clone()) };
+        let lease = write.leases.map(|leases| leases.of(database));
+        let intent = Intent { conditions, lease, ..Intent::new(write.op, identity.clone()) };
         database.submit(intent, deadline.instant())
     }
 

@@ -210,6 +210,8 @@ pub(crate) fn with_limits(dir: &Path, limits: &Limits) -> EngineConfig {
         changes_bytes_max: limits.changes_bytes_max as u64,
         changes_age_max: Duration::from_secs(limits.changes_age_s_max),
         query_children_max: limits.query_children_max,
+        lease_locations_max: limits.lease_locations_max,
+        lease_bytes_max: limits.lease_bytes_max,
         ..EngineConfig::new(dir)
     }
 }

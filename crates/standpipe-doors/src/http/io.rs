@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::sse::Takeover;
+use crate::dispatch::Leases;
 
 /// What the connection's loop can see of the stream, and the service of the loop.
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ pub(crate) struct Activity {
     watching: AtomicBool,
     /// The body did not come in time.
     body_late: AtomicBool,
+    /// What goes with the connection: with the last that knows it, a request in progress included.
+    leases: Leases,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
 }
@@ -95,6 +98,10 @@ impl Activity {
 
     pub(crate) fn watching(&self) -> &AtomicBool {
         &self.watching
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     pub(crate) fn body_late(&self) -> &AtomicBool {

@@ -50,6 +50,8 @@ pub(crate) struct Params<'a> {
     pub(crate) write_budget: Option<Duration>,
     /// `deep`: a PATCH puts leaves and removes nothing else.
     pub(crate) deep: bool,
+    /// `lease`: what is written goes with the connection.
+    pub(crate) lease: bool,
     /// `x-http-method-override`.
     pub(crate) method_override: Option<Cow<'a, str>>,
     /// `at_least`: the revision a read must show.
@@ -71,6 +73,7 @@ impl Default for Params<'_> {
             timeout: None,
             write_budget: None,
             deep: false,
+            lease: false,
             method_override: None,
             at_least: None,
         }
@@ -94,6 +97,7 @@ impl<'a> Params<'a> {
                 "print" => params.print = print(&value)?,
                 "format" => params.format = format(&value)?,
                 "deep" => params.deep = boolean("deep", &value)?,
+                "lease" => params.lease = lease(&value)?,
                 // `sizes` is ours: with it a listing tells leaves from nodes.
                 "shallow" if value == "sizes" => shallow = Some(true),
                 "shallow" => shallow = boolean("shallow", &value)?.then_some(false),
@@ -151,6 +155,13 @@ fn boolean(name: &str, value: &str) -> Result<bool, Error> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err(Error::bad_request(format!("{name} must be 'true' or 'false'"))),
+    }
+}
+
+fn lease(value: &str) -> Result<bool, Error> {
+    match value {
+        "connection" => Ok(true),
+        _ => Err(Error::bad_request("lease must be 'connection'")),
     }
 }
 
@@ -260,6 +271,7 @@ mod tests {
         refused("callback=", "identifier");
         refused("writeSizeLimit=huge", "writeSizeLimit");
         refused("ns=%ff", "UTF-8");
+        refused("lease=forever", "lease");
         refused("limitToFirst=3", "orderBy must be defined");
     }
 }

@@ -20,7 +20,7 @@ use super::io::Activity;
 use super::params::{Params, Print};
 use super::sse::Feed;
 use super::{Answer, json_answer, request_deadline};
-use crate::dispatch::{Dispatch, Read, ReadReply, Slices, Write, run};
+use crate::dispatch::{Dispatch, Leases, Read, ReadReply, Slices, Write, run};
 
 pub(super) static ETAG_WANTED: HeaderName = HeaderName::from_static("x-firebase-etag");
 pub(super) static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
@@ -167,6 +167,7 @@ impl Call<'_> {
     /// `PUT`, `POST`, `PATCH`, `DELETE`: reads and parses the body, then writes.
     pub(super) async fn write(self, method: &Method, body: hyper::body::Incoming) -> Result<Answer, Error> {
         let conditions = self.condition(method)?.into_iter().collect();
+        let leases = self.leases(method)?;
         if *method == Method::PATCH && self.wants_etag() {
             return Err(Error::bad_request("X-Firebase-ETag is not supported for PATCH"));
         }
@@ -177,7 +178,7 @@ impl Call<'_> {
             self.parse(method, bytes).await?
         };
         let deadline = self.deadline(self.params.write_budget);
-        let write = Write { op, conditions };
+        let write = Write { op, conditions, leases };
         match self.dispatch.write(&self.database, &self.identity, write, deadline).await {
             Ok(committed) => Ok(self.written(&committed)),
             Err(error) if error.kind() == ErrorKind::Conflict => self.conflict(&error).await,
@@ -187,6 +188,24 @@ impl Call<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The connection's leases, if what is written is to go with it.
+    fn leases(&self, method: &Method) -> Result<Option<&Leases>, Error> {
+        if !self.params.lease {
+            return Ok(None);
+        }
+        if *method == Method::DELETE {
+            return Err(Error::bad_request("lease is supported for PUT, PATCH and POST only"));
+        }
+        let closes =
+            self.headers.get(header::CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+        if closes {
+            return Err(Error::bad_request(
+                "a lease needs a connection that stays open: leave 'Connection: close' out",
+            ));
+        }
+        Ok(Some(self.activity.leases()))
     }
 
     fn condition(&self, method: &Method) -> Result<Option<(Path, String)>, Error> {

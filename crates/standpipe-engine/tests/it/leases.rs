@@ -200,8 +200,8 @@ fn a_release_is_not_refused_by_a_full_queue() {
     let lease = database.lease();
     leased(&database, &lease, set_op("/p", "1")).unwrap();
     // The writer is busy, and the queue behind it full.
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let (started, begun) = std::sync::mpsc::channel::<()>();
+    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
+    let (started, begun) = std::sync::mpsc::sync_channel::<()>(1);
     let wait = parking_lot::Mutex::new(wait);
     let busy = Op::Compute(Compute::new(0, move |_| {
         let _listens = started.send(());
