@@ -3,15 +3,21 @@
 //! Subscribers get events through bounded channels that never slow a connection: what does not
 //! fit is dropped for that subscriber and counted. Nothing here decides anything.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
+use tokio_util::task::TaskTracker;
 
 use crate::metrics::DoorMetrics;
 use crate::{Class, CloseReason, JobError, Metrics, Outcome, Peer, Refusal};
+
+/// Events that may wait for a callback.
+const CALLBACK_EVENTS: usize = 4_096;
 
 /// Whom an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,11 +116,18 @@ struct Inner {
     /// Whether there is a subscriber: the only thing looked at when there is none.
     heard: AtomicBool,
     subscribers: Mutex<Vec<Sender<Observed>>>,
+    /// A token for each thread that calls back.
+    callers: TaskTracker,
 }
 
 impl Events {
     pub(crate) fn new(metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { metrics, heard: AtomicBool::new(false), subscribers: Mutex::default() }))
+        Self(Arc::new(Inner {
+            metrics,
+            heard: AtomicBool::new(false),
+            subscribers: Mutex::default(),
+            callers: TaskTracker::new(),
+        }))
     }
 
     /// Events from now on. At most `capacity` wait to be received; further ones are dropped and
@@ -128,6 +141,34 @@ impl Events {
         subscribers.push(sender);
         self.0.heard.store(true, Ordering::Release);
         receiver
+    }
+
+    /// Calls `hear` for each event from now on, on a thread of its own: however long it takes, it
+    /// slows no connection; events it is too slow for are dropped and counted. Ends with the node.
+    ///
+    /// # Errors
+    /// No thread to be had.
+    pub fn on(&self, hear: impl Fn(&Observed) + Send + Sync + 'static) -> io::Result<()> {
+        let mut events = self.subscribe(CALLBACK_EVENTS);
+        let token = self.0.callers.token();
+        let call = move || {
+            let _until_the_end = token;
+            while let Some(observed) = events.blocking_recv() {
+                if catch_unwind(AssertUnwindSafe(|| hear(&observed))).is_err() {
+                    tracing::error!("a callback for events panicked");
+                }
+            }
+        };
+        std::thread::Builder::new().name("events".into()).spawn(call).map(drop)
+    }
+
+    /// No more events: callbacks hear what was sent, and their threads end. False when one is still
+    /// in its callback after `patience`.
+    pub(crate) async fn end(&self, patience: Duration) -> bool {
+        self.0.heard.store(false, Ordering::Release);
+        self.0.subscribers.lock().clear();
+        self.0.callers.close();
+        tokio::time::timeout(patience, self.0.callers.wait()).await.is_ok()
     }
 
     /// Counts, times, traces and passes on: every event goes through here.

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::Spread;
+
 /// Buckets to an octave: at most a quarter of the value is lost.
 const STEPS: usize = 4;
 /// Octaves of microseconds: the last one ends at 2^27 µs, 134 s.
@@ -66,6 +68,22 @@ impl Counts {
         self.sum_ns as f64 / 1e9
     }
 
+    /// The duration, in microseconds, that a share of `q` is not longer than; to a quarter of it.
+    pub(crate) fn quantile_us(&self, q: f64) -> u64 {
+        let wanted = ((self.count() as f64 * q).ceil() as u64).max(1);
+        let mut below = 0;
+        let at = self.buckets.iter().position(|count| {
+            below += count;
+            below >= wanted
+        });
+        at.map_or(0, upper_us)
+    }
+
+    pub(crate) fn spread(&self) -> Spread {
+        let [p50_us, p99_us, p999_us] = [0.5, 0.99, 0.999].map(|q| self.quantile_us(q));
+        Spread { count: self.count(), p50_us, p99_us, p999_us }
+    }
+
     /// Upper bound in seconds and count of each octave, the last without bound: finer steps would
     /// only make the exposition long.
     pub(crate) fn octaves(&self) -> Vec<(f64, u64)> {
@@ -76,6 +94,15 @@ impl Counts {
         };
         self.buckets.chunks(STEPS).enumerate().map(octave).collect()
     }
+}
+
+/// The longest duration of a bucket, in microseconds.
+fn upper_us(at: usize) -> u64 {
+    if at < STEPS {
+        return at as u64;
+    }
+    let octave = at / STEPS + 1;
+    (((STEPS + at % STEPS + 1) as u64) << (octave - 2)) - 1
 }
 
 /// The bucket of a duration in microseconds.
@@ -105,6 +132,7 @@ mod tests {
         check(9, 8);
         check(10, 9);
         check(u64::MAX, BUCKETS - 1);
+        assert!((0..BUCKETS - 1).all(|at| index(upper_us(at)) == at && index(upper_us(at) + 1) == at + 1));
         assert!((0..1 << 20).all(|us| index(us + 1) - index(us) <= 1));
     }
 
@@ -121,6 +149,7 @@ mod tests {
         assert_eq!(octaves[0], (4e-6, 2));
         assert_eq!(octaves[1], (8e-6, 1));
         assert_eq!(octaves[octaves.len() - 1], (f64::INFINITY, 1));
+        assert_eq!([0.0, 0.5, 0.51].map(|q| counts.quantile_us(q)), [0, 4, 1_023]);
         assert!((counts.sum_s() - 1_001.001_007).abs() < 1e-9);
     }
 }

@@ -31,6 +31,7 @@ mod server;
 mod session;
 mod shutdown;
 mod socket;
+mod status;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -50,3 +51,4 @@ pub use crate::server::{Server, ServerConfig, StartError};
 pub use crate::session::{JobError, Session};
 pub use crate::shutdown::{OnFailure, OnShutdown, Shutdown, Stopped, TaskKind};
 pub use crate::socket::{BindError, SocketListener};
+pub use crate::status::{ClassStatus, DoorStatus, SlowPeer, Spread, Status, Tally, WorkerStatus};

@@ -4,10 +4,11 @@
 //! Each event loop has its own [`DoorMetrics`] for each door, so that counting on the path of a
 //! request touches no cache line of another core; they are added up on reading.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -19,8 +20,10 @@ use prometheus_client::registry::Registry;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
+use crate::core::Core;
 use crate::histogram::{Counts, Histogram};
-use crate::{Class, CloseReason, Outcome, Refusal};
+use crate::status::slowest;
+use crate::{Class, ClassStatus, CloseReason, DoorStatus, Outcome, Refusal};
 
 const CLASSES: usize = Class::ALL.len();
 
@@ -100,6 +103,8 @@ struct Inner {
     events_dropped: AtomicU64,
     config_reloads: [AtomicU64; Reloaded::LABELS.len()],
     tasks: TaskTracker,
+    /// What is not counted but looked at when somebody asks.
+    core: OnceLock<Weak<Core>>,
 }
 
 /// The counters at one moment, added up over the doors; for tests and the admin view.
@@ -172,6 +177,45 @@ impl Metrics {
         let door = Arc::new(DoorMetrics::new(name));
         self.0.doors.lock().push(door.clone());
         door
+    }
+
+    pub(crate) fn belong_to(&self, core: &Arc<Core>) {
+        let _only_once = self.0.core.set(Arc::downgrade(core));
+    }
+
+    /// Every door, added up over the event loops; what its connections do is not known here.
+    pub(crate) fn doors(&self) -> BTreeMap<Cow<'static, str>, DoorStatus> {
+        let mut doors: BTreeMap<Cow<'static, str>, (DoorStatus, Counts)> = BTreeMap::new();
+        for door in self.0.doors.lock().iter() {
+            let (sum, times) = doors.entry(door.name.into()).or_default();
+            let closed: u64 = door.closed.iter().map(read).sum();
+            let [finished, refused, timed_out, cancelled] = door.outcomes.each_ref().map(read);
+            sum.finished += finished;
+            sum.refused += refused;
+            sum.timed_out += timed_out;
+            sum.cancelled += cancelled;
+            let accepted = read(&door.accepted);
+            sum.accepted += accepted;
+            sum.open += accepted.saturating_sub(closed);
+            sum.requests += read(&door.requests);
+            sum.bytes_in += read(&door.bytes_in);
+            sum.bytes_out += read(&door.bytes_out);
+            door.request_time.add_to(times);
+        }
+        let with_times =
+            |(name, (sum, times)): (_, (_, Counts))| (name, DoorStatus { request_time: times.spread(), ..sum });
+        doors.into_iter().map(with_times).collect()
+    }
+
+    pub(crate) fn class(&self, class: Class) -> ClassStatus {
+        let index = class.index();
+        ClassStatus {
+            class: class.as_str().into(),
+            jobs: self.0.queue_jobs[index].load(Ordering::Relaxed) as u64,
+            bytes: self.0.queue_bytes[index].load(Ordering::Relaxed) as u64,
+            wait: self.0.durations(|door| &door.queue_wait[index]).spread(),
+            service: self.0.durations(|door| &door.service_time[index]).spread(),
+        }
     }
 
     pub(crate) fn set_queue(&self, class: Class, (jobs, bytes): (usize, usize)) {
@@ -355,11 +399,33 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// What only the pool and the connections themselves know.
+    fn encode_live(&self, out: &mut Exposition<'_>) -> Result<(), Error> {
+        let Some(core) = self.core.get().and_then(Weak::upgrade) else { return Ok(()) };
+        let family = out.family("worker_busy_seconds", "Time that workers have worked.", MetricType::Counter)?;
+        ConstCounter::new(core.pool.work_done().0.as_secs_f64()).encode(family)?;
+        let family =
+            out.family("worker_utilisation", "Share of the last second that they worked.", MetricType::Gauge)?;
+        ConstGauge::new(core.utilisation()).encode(family)?;
+        let slow = slowest(&core.registry.infos());
+        let help = "Time that the slowest peers did not take their output.";
+        let mut family = out.family("slowest_peer_blocked_seconds", help, MetricType::Gauge)?;
+        for (rank, slow) in slow.iter().enumerate() {
+            let labels =
+                [("rank", (rank + 1).to_string()), ("door", slow.door.to_string()), ("peer", slow.peer.clone())];
+            ConstGauge::new(slow.blocked_ms as f64 / 1e3).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Collector for Inner {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut out = Exposition(encoder);
         self.encode_doors(&mut out)?;
         self.encode_node(&mut out)?;
+        self.encode_live(&mut out)?;
         let mut requests: BTreeMap<Labels, Counts> = BTreeMap::new();
         for door in self.doors.lock().iter() {
             door.request_time.add_to(requests.entry(vec![("door", door.name)]).or_default());

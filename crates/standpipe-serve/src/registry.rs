@@ -7,16 +7,13 @@
 //! sessions. So twenty thousand idle connections cost one comparison a tick.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::task::AbortHandle;
-use tokio::time::MissedTickBehavior;
 
-use crate::core::Core;
 use crate::{CloseReason, Peer, Session};
 
 /// How often deadlines are looked at: one comes true up to two ticks after its time, never before.
@@ -29,7 +26,7 @@ const SHARDS: usize = 8;
 const NEVER: u32 = u32::MAX;
 
 /// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
     /// Nothing is asked.
@@ -176,6 +173,11 @@ impl Default for Registry {
 }
 
 impl Registry {
+    /// Since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
     /// For a session that begins now.
     pub(crate) fn vitals(&self) -> Vitals {
         let now = self.now.load(Ordering::Relaxed);
@@ -260,11 +262,15 @@ impl Registry {
 
     /// Never 0.
     fn epoch_ms(&self) -> u64 {
-        ms(self.epoch.elapsed()) + 1
+        ms(self.uptime()) + 1
     }
 
     /// Closes whose time is over, and ends those that were told and did not go.
-    pub(crate) fn sweep(&self, now: u32) {
+    pub(crate) fn sweep_now(&self) {
+        self.sweep((ms(self.uptime()) / ms(TICK)).min(u64::from(NEVER / 2)) as u32);
+    }
+
+    fn sweep(&self, now: u32) {
         self.now.store(now, Ordering::Relaxed);
         if self.soonest.load(Ordering::SeqCst) > now {
             return;
@@ -355,36 +361,17 @@ impl Registry {
     }
 }
 
-/// The sweeper; ends with its runtime.
-pub(crate) async fn sweep_always(core: Arc<Core>) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let ticks = core.registry.epoch.elapsed().as_millis() / TICK.as_millis();
-        core.registry.sweep(ticks.min(u128::from(NEVER / 2)) as u32);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Limits;
     use crate::tests::Bench;
 
-    /// A session that is entered, and its task, which never ends by itself.
-    fn entered(bench: &Bench) -> (Session, tokio::task::JoinHandle<()>) {
-        let session = bench.session();
-        let task = tokio::spawn(std::future::pending());
-        bench.core.registry.enter(session.clone(), task.abort_handle());
-        (session, task)
-    }
-
     #[tokio::test]
     async fn a_deadline_closes_in_its_time_unless_it_is_moved_or_taken_back() {
         let bench = Bench::new(Limits::default());
         let registry = &bench.core.registry;
-        let (session, _task) = entered(&bench);
+        let (session, _task) = bench.entered();
         let check = |tick, expected| {
             registry.sweep(tick);
             assert_eq!(session.close_reason(), expected, "tick {tick}");
@@ -406,7 +393,7 @@ mod tests {
     async fn who_is_told_to_go_and_stays_is_ended() {
         let bench = Bench::new(Limits { drain_ms: 500, ..Limits::default() });
         let registry = &bench.core.registry;
-        let (session, mut task) = entered(&bench);
+        let (session, mut task) = bench.entered();
         assert!(session.kick(session.id()) && !session.kick(7_777));
         session.closing().await;
         registry.sweep(5);
@@ -423,7 +410,7 @@ mod tests {
     async fn nothing_is_looked_at_before_the_soonest_deadline() {
         let bench = Bench::new(Limits::default());
         let registry = &bench.core.registry;
-        let sessions: Vec<_> = (0..100).map(|_| entered(&bench).0).collect();
+        let sessions: Vec<_> = (0..100).map(|_| bench.entered().0).collect();
         sessions.iter().for_each(|session| session.due(CloseReason::IdleTimeout, 600_000));
         sessions[7].due(CloseReason::HeadTimeout, 5_000);
         let soonest = || registry.soonest.load(Ordering::SeqCst);
@@ -441,9 +428,9 @@ mod tests {
     #[tokio::test]
     async fn who_comes_while_the_node_stops_is_told() {
         let bench = Bench::new(Limits::default());
-        let (before, _task) = entered(&bench);
+        let (before, _task) = bench.entered();
         bench.core.registry.close_all();
-        let (after, _task) = entered(&bench);
+        let (after, _task) = bench.entered();
         assert!(before.is_closing() && after.is_closing());
         assert_eq!((before.close_reason(), after.close_reason()), (None, None));
         bench.end().await;
@@ -452,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_shows_what_it_does() {
         let bench = Bench::new(Limits::default());
-        let (session, _task) = entered(&bench);
+        let (session, _task) = bench.entered();
         let state = || bench.core.registry.infos()[0].state;
         assert_eq!(state(), SessionState::Idle);
         let request = session.request();

@@ -16,10 +16,9 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{RefusalPermit, Seat};
 use crate::core::Core;
 use crate::metrics::DoorMetrics;
-use crate::registry::sweep_always;
 use crate::{
     CloseReason, Conn, Door, Event, Events, Limits, LimitsError, LimitsHandle, Listener, Metrics, Origin, Refusal,
-    Session, Shutdown, Stopped,
+    Session, SessionInfo, Shutdown, Status, Stopped,
 };
 
 /// Time for threads to end once nothing is left for them to do; beyond it one is stuck.
@@ -75,7 +74,7 @@ impl Server {
             server.loops.push(event_loop);
         }
         server.loops[0].handle.spawn(server.core.pool.clone().watch());
-        server.loops[0].handle.spawn(sweep_always(server.core.clone()));
+        server.loops[0].handle.spawn(server.core.clone().tick());
         Ok(server)
     }
 
@@ -134,6 +133,21 @@ impl Server {
         &self.core.metrics
     }
 
+    /// The node now, for people.
+    pub fn status(&self) -> Status {
+        Status::of(&self.core)
+    }
+
+    /// All connections that are served, the oldest first.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.core.registry.infos()
+    }
+
+    /// Closes the connection `id` as [`CloseReason::Kicked`]; false when there is none.
+    pub fn kick(&self, id: u64) -> bool {
+        self.core.kick(id)
+    }
+
     /// Where events can be heard.
     pub fn events(&self) -> &Events {
         &self.core.events
@@ -156,7 +170,8 @@ impl Server {
         core.pool.stop();
         self.end.cancel();
         let (workers, loops) = tokio::join!(core.pool.join(JOIN_WITHIN), self.join());
-        let joined = workers && loops;
+        // The last connections have told their end by now.
+        let joined = core.events.end(JOIN_WITHIN).await && workers && loops;
         if !drained || !joined {
             tracing::warn!(drained, joined, "the server did not stop cleanly");
         }

@@ -23,7 +23,7 @@ use crate::rates::Bucket;
 use crate::registry::Vitals;
 use crate::{
     BytesPermit, Class, CloseReason, Cost, Deadline, Event, Limits, Metrics, Origin, Peer, Refusal, RequestGuard,
-    SessionInfo, WatchPermit,
+    SessionInfo, Status, WatchPermit,
 };
 
 /// Why a job gave no result.
@@ -156,6 +156,11 @@ impl Session {
     /// The peer does not take its output now, or again does; the slowest are shown by this.
     pub fn output_blocked(&self, blocked: bool) {
         self.0.core.registry.blocked(&self.0.vitals, blocked);
+    }
+
+    /// The node now, for people.
+    pub fn status(&self) -> Status {
+        Status::of(&self.0.core)
     }
 
     /// All connections that are served, the oldest first.

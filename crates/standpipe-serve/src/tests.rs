@@ -55,6 +55,14 @@ impl Bench {
         Session::new(self.core.clone(), door, origin)
     }
 
+    /// A session that is entered, and its task, which never ends by itself.
+    pub(crate) fn entered(&self) -> (Session, tokio::task::JoinHandle<()>) {
+        let session = self.session();
+        let task = tokio::spawn(std::future::pending());
+        self.core.registry.enter(session.clone(), task.abort_handle());
+        (session, task)
+    }
+
     pub(crate) async fn end(self) {
         self.core.pool.stop();
         assert!(self.core.pool.join(LIMIT).await, "a worker is stuck");

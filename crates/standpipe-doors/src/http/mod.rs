@@ -174,7 +174,7 @@ impl HttpDoor {
             Route::Ready => Err(Error::unavailable("the server is starting or stopping")),
             Route::Index => Ok(only_get(|_| text(operations::INDEX))),
             Route::Metrics => Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics))),
-            Route::Rules | Route::Databases | Route::Backup => {
+            Route::Rules | Route::Databases | Route::Backup | Route::Status => {
                 if identity()? != Identity::Admin {
                     return Err(Error::denied());
                 }
@@ -184,6 +184,7 @@ impl HttpDoor {
                     (Route::Rules, Method::GET) => Box::pin(admin.rules()).await,
                     (Route::Rules, Method::PUT) => Box::pin(admin.put_rules(body, parts.uri.query())).await,
                     (Route::Databases, Method::GET) => admin.databases(),
+                    (Route::Status, Method::GET) => admin.status().await,
                     (Route::Backup, Method::GET) => Box::pin(admin.backup()).await,
                     (Route::Rules, _) => Ok(not_allowed("GET, HEAD, PUT")),
                     _ => Ok(not_allowed("GET, HEAD")),

@@ -31,6 +31,9 @@ pub(super) const INDEX: &str = "Standpipe: one live tree, many doors.\n\
 /// How long a backup may take to be written.
 const BACKUP_MAX: Duration = Duration::from_secs(3_600);
 
+/// About as many bytes as a status has.
+const STATUS_BYTES: usize = 8 << 10;
+
 /// Bytes of a backup sent at once.
 const BACKUP_CHUNK: usize = 256 << 10;
 
@@ -79,6 +82,16 @@ impl Admin<'_> {
             json.push(b'}');
         }
         json.push(b']');
+        Ok(json_answer(Content::Full(json.into())))
+    }
+
+    /// The node now: connections, queue, workers, totals, slowest peers.
+    pub(super) async fn status(&self) -> Result<Answer, Error> {
+        let session = self.session.clone();
+        // With many connections it takes milliseconds, which are not the event loop's.
+        let job = move || serde_json::to_vec(&session.status()).map_err(Error::internal);
+        let deadline = request_deadline(self.session);
+        let json = run(self.session, Class::Control, Cost::Bytes(STATUS_BYTES), deadline, job).await?;
         Ok(json_answer(Content::Full(json.into())))
     }
 

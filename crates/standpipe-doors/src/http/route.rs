@@ -16,6 +16,8 @@ pub(crate) enum Route {
     Databases,
     /// `/.inspect/backup`.
     Backup,
+    /// `/.status`.
+    Status,
     /// `/healthz`: the process answers.
     Health,
     /// `/readyz`: it takes requests.
@@ -38,6 +40,7 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
         "/metrics" => Route::Metrics,
+        "/.status" => Route::Status,
         "/.settings/rules.json" => Route::Rules,
         "/.inspect/databases.json" => Route::Databases,
         "/.inspect/backup" => Route::Backup,
@@ -98,6 +101,7 @@ mod tests {
         check("/a", Ok("Unknown"));
         check("/", Ok("Index"));
         check("/metrics", Ok("Metrics"));
+        check("/.status", Ok("Status"));
         check("/a%2Fb.json", Err("'/'"));
         check("/a%ff.json", Err("UTF-8"));
         check("/a.b.json", Err("."));

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
@@ -321,6 +322,32 @@ async fn events_tell_the_life_of_a_connection() {
     let Event::Closed { reason, bytes_in, bytes_out, .. } = closed else { panic!("{closed:?}") };
     assert_eq!((reason, bytes_in, bytes_out), (CloseReason::PeerClosed, 1, 1));
     assert!(within(stand.server.stop()).await.clean);
+}
+
+#[tokio::test]
+async fn a_callback_hears_everything_and_slows_nobody() {
+    let mut stand = Stand::new(Limits::default());
+    let (heard, gate) = (Arc::new(AtomicUsize::new(0)), Gate::new());
+    let (count, wait) = (heard.clone(), gate.clone());
+    let hear = move |observed: &Observed| match (&observed.event, count.fetch_add(1, Ordering::SeqCst)) {
+        (Event::Closed { .. }, _) => {}
+        (_, 0) => wait.pass(),
+        (_, 1) => panic!("on purpose"),
+        _ => {}
+    };
+    stand.server.events().on(hear).unwrap();
+    let mut stream = stand.connect("10.0.0.1").await;
+    for _ in 0..10 {
+        assert_eq!(ask(&mut stream, b'e').await, b'e');
+    }
+    until("the callback is stuck", || gate.entered() == 1).await;
+    drop(stream);
+    stand.at_rest().await;
+    assert_eq!(heard.load(Ordering::SeqCst), 1);
+    gate.release(1);
+    assert!(within(stand.server.stop()).await.clean);
+    // Opened, admitted, ten requests, closed.
+    assert_eq!(heard.load(Ordering::SeqCst), 2 + 2 * 10 + 1);
 }
 
 #[tokio::test]
