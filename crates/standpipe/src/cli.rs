@@ -80,7 +80,8 @@ Examples:
   standpipe put /home/name '\"cottage\"'             (a string has its JSON quotes)
   standpipe put /home @home.json
   jq .home all.json | standpipe put /home
-  standpipe put /claims/42 '\"me\"' --if-match null_etag   (only if nothing is there)")]
+  standpipe put /claims/42 '\"me\"' --if-match null_etag   (only if nothing is there)
+  standpipe put /online/ann true --while-connected       (removed when this ends)")]
     Put(PutArgs),
     /// Change some children of a path at once; keys may be paths, null removes
     #[command(after_help = "\
@@ -285,6 +286,10 @@ pub(crate) struct WriteArgs {
     /// The value: JSON, @FILE, or - for stdin
     #[arg(value_name = "JSON|@FILE|-", default_value = "-", hide_default_value = true, allow_hyphen_values = true)]
     pub(crate) value: String,
+    /// Stay, and have it removed when this command ends or its connection is lost; writes it again
+    /// once the server is back
+    #[arg(long, conflicts_with = "data")]
+    pub(crate) while_connected: bool,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
 }

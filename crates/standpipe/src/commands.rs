@@ -14,7 +14,7 @@ use crate::cli::{
     Since, Verbosity, WatchArgs, WriteArgs,
 };
 use crate::client::position::Position;
-use crate::client::{Call, Client, Target, Verb, import, watch};
+use crate::client::{Call, Client, Target, Verb, import, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
 use crate::{local, logging, node};
@@ -34,9 +34,9 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
     match &cli.command {
         Command::Dev(_) | Command::Serve(_) => {}
         Command::Get(arguments) => get(arguments, out)?,
-        Command::Put(arguments) => put(arguments)?,
-        Command::Patch(arguments) => patch(arguments)?,
-        Command::Push(arguments) => push(arguments, out)?,
+        Command::Put(arguments) => put(arguments, verbosity)?,
+        Command::Patch(arguments) => patch(arguments, verbosity)?,
+        Command::Push(arguments) => push(arguments, verbosity, out)?,
         Command::Rm(arguments) => rm(arguments)?,
         Command::Watch(arguments) => follow(arguments, out)?,
         Command::Import(arguments) => load(arguments, verbosity, out)?,
@@ -97,10 +97,31 @@ fn json_or_text(text: &str) -> String {
     }
 }
 
-fn put(arguments: &PutArgs) -> Result<()> {
-    let WriteArgs { path, value, target } = &arguments.write;
+fn put(arguments: &PutArgs, verbosity: Verbosity) -> Result<()> {
+    let WriteArgs { path, value, .. } = &arguments.write;
     let call = Call { if_match: arguments.if_match.clone(), ..Call::silent(Verb::Put, path, input(value)?) };
-    Target::open(target)?.call(&call, &mut std::io::sink())
+    write(&arguments.write, call, verbosity, &mut |_| Ok(()))
+}
+
+/// Makes a write, once or for as long as this runs; `written` gets the answer.
+fn write(
+    arguments: &WriteArgs,
+    call: Call,
+    verbosity: Verbosity,
+    written: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let target = &arguments.target;
+    if arguments.while_connected {
+        let mut say = |text: &str| {
+            if verbosity.steps() >= 0 {
+                eprintln!("{text}");
+            }
+        };
+        return presence::hold(&Client::new(&target.url, &target.access)?, call, written, &mut say);
+    }
+    let mut answer = Vec::new();
+    Target::open(target)?.call(&call, &mut answer)?;
+    written(&answer)
 }
 
 fn rm(arguments: &RmArgs) -> Result<()> {
@@ -108,19 +129,17 @@ fn rm(arguments: &RmArgs) -> Result<()> {
     Target::open(&arguments.target)?.call(&call, &mut std::io::sink())
 }
 
-fn patch(arguments: &WriteArgs) -> Result<()> {
-    let WriteArgs { path, value, target } = arguments;
-    let call = Call::silent(Verb::Patch, path, input(value)?);
-    Target::open(target)?.call(&call, &mut std::io::sink())
+fn patch(arguments: &WriteArgs, verbosity: Verbosity) -> Result<()> {
+    let call = Call::silent(Verb::Patch, &arguments.path, input(&arguments.value)?);
+    write(arguments, call, verbosity, &mut |_| Ok(()))
 }
 
-fn push(arguments: &WriteArgs, out: &mut dyn Write) -> Result<()> {
-    let WriteArgs { path, value, target } = arguments;
-    let call = Call { body: input(value)?.into(), ..Call::new(Verb::Push, path) };
-    let mut answer = Vec::new();
-    Target::open(target)?.call(&call, &mut answer)?;
-    let key = pushed(&answer).ok_or_else(|| Failure::failed("the answer names no key"))?;
-    writeln!(out, "{key}").map_err(|error| Failure::output(&error))
+fn push(arguments: &WriteArgs, verbosity: Verbosity, out: &mut dyn Write) -> Result<()> {
+    let call = Call { body: input(&arguments.value)?.into(), ..Call::new(Verb::Push, &arguments.path) };
+    write(arguments, call, verbosity, &mut |answer| {
+        let key = pushed(answer).ok_or_else(|| Failure::failed("the answer names no key"))?;
+        writeln!(out, "{key}").and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+    })
 }
 
 /// The new key in the answer to a push, as JSON.

@@ -90,6 +90,11 @@ impl Failure {
         }
     }
 
+    /// What happened, without the next step.
+    pub(crate) fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// What to type or change next.
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {

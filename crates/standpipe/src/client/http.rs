@@ -1,6 +1,8 @@
 //! The HTTP client: one connection pool to one server, with limits on every wait, and the table
 //! from refusals to failures.
 
+mod connection;
+
 use std::io::Write;
 use std::time::Duration;
 
@@ -130,6 +132,11 @@ impl Client {
     }
 
     async fn request(&self, call: &Call) -> Result<Response<Incoming>> {
+        let request = self.call_request(call)?;
+        self.send(request, ANSWER_MAX).await
+    }
+
+    fn call_request(&self, call: &Call) -> Result<Request<Full<Bytes>>> {
         let method = match call.verb {
             Verb::Get => Method::GET,
             Verb::Put => Method::PUT,
@@ -142,7 +149,7 @@ impl Client {
             headers.insert(header::IF_MATCH, header_value("--if-match", etag)?);
         }
         let target = self.target(&resource(&call.path), &call.query);
-        self.open(method, &target, headers, call.body.clone(), ANSWER_MAX).await
+        self.prepare(method, &target, headers, call.body.clone())
     }
 
     /// Opens the event stream of a path, after `since` where given.
@@ -150,13 +157,20 @@ impl Client {
     /// # Errors
     /// As [`super::Target::call`].
     pub(crate) async fn stream(&self, path: &str, since: Option<u64>) -> Result<Incoming> {
+        let response = self.send(self.stream_request(path, since)?, SILENCE_MAX).await?;
+        self.event_stream(response)
+    }
+
+    fn stream_request(&self, path: &str, since: Option<u64>) -> Result<Request<Full<Bytes>>> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
         if let Some(rev) = since {
             headers.insert("last-event-id", rev.into());
         }
-        let target = self.target(&resource(path), &[]);
-        let response = self.open(Method::GET, &target, headers, Bytes::new(), SILENCE_MAX).await?;
+        self.prepare(Method::GET, &self.target(&resource(path), &[]), headers, Bytes::new())
+    }
+
+    fn event_stream(&self, response: Response<Incoming>) -> Result<Incoming> {
         let kind = response.headers().get(header::CONTENT_TYPE);
         if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
             return Err(
@@ -183,10 +197,20 @@ impl Client {
         &self,
         method: Method,
         target: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
         answer_max: Duration,
     ) -> Result<Response<Incoming>> {
+        self.send(self.prepare(method, target, headers, body)?, answer_max).await
+    }
+
+    fn prepare(
+        &self,
+        method: Method,
+        target: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>> {
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
@@ -196,15 +220,12 @@ impl Client {
             .parse()
             .map_err(|error| Failure::usage(format!("{}{target}: {error}", self.url)).help("use a shorter path"))?;
         *request.headers_mut() = headers;
-        let response = timeout(answer_max, self.http.request(request)).await;
-        let response = response.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let (parts, body) = response.into_parts();
-        let body = timeout(SILENCE_MAX, Limited::new(body, REFUSAL_BYTES_MAX).collect()).await;
-        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
-        Err(refusal(parts.status, &parts.headers, &body))
+        Ok(request)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>, answer_max: Duration) -> Result<Response<Incoming>> {
+        let response = timeout(answer_max, self.http.request(request)).await.map_err(|_| self.silent())?;
+        accepted(response.map_err(|error| self.unreachable(&error, error.is_connect()))?).await
     }
 
     async fn copy(&self, response: Response<Incoming>, out: &mut dyn Write) -> Result<()> {
@@ -243,13 +264,24 @@ impl Client {
             .help("is the server overloaded? try again")
     }
 
-    fn unreachable(&self, error: &legacy::Error) -> Failure {
+    fn unreachable(&self, error: &dyn std::error::Error, connecting: bool) -> Failure {
         let failure = Failure::new(Exit::Unreachable, format!("can't reach {}: {}", self.url, innermost(error)));
-        match error.is_connect() {
+        match connecting {
             true => failure.help("start a server (standpipe dev), name one (--url), or open a folder (--data)"),
             false => failure.help("is it a standpipe server, and http?"),
         }
     }
+}
+
+/// What every answer goes through: a refusal is a failure.
+async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let body = timeout(SILENCE_MAX, Limited::new(body, REFUSAL_BYTES_MAX).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    Err(refusal(parts.status, &parts.headers, &body))
 }
 
 /// The last of an error's causes: the one that says what happened.

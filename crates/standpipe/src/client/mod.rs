@@ -4,6 +4,7 @@
 mod http;
 pub(crate) mod import;
 pub(crate) mod position;
+pub(crate) mod presence;
 pub(crate) mod token;
 pub(crate) mod watch;
 

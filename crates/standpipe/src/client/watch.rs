@@ -13,13 +13,13 @@ use super::Client;
 use crate::exit::{Exit, Failure, Result};
 
 /// A value and its changes are as large as a value may be.
-const EVENT_BYTES_MAX: usize = 512 << 20;
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+pub(super) const EVENT_BYTES_MAX: usize = 512 << 20;
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// What one event told us to do.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// Nothing to print; the revision is reached all the same.
     Alive(Option<u64>),
     Line {
@@ -145,7 +145,7 @@ impl Follow<'_> {
 }
 
 /// What to do about an event.
-fn step(event: &Event) -> Result<Step> {
+pub(super) fn step(event: &Event) -> Result<Step> {
     let ends = |cause: &str| {
         let help = "give a credential that may: --token-file FILE, or STANDPIPE_TOKEN";
         Err(Failure::new(Exit::Denied, cause).help(help))
