@@ -65,6 +65,15 @@ pub(crate) fn resp_line(error: &Error) -> Vec<u8> {
     line
 }
 
+/// An error as a line, its end included: the kind's name, a sentence, and for what may come again how long
+/// to wait.
+pub(crate) fn line_text(error: &Error) -> String {
+    log(error);
+    let wait = error.retry_after().map(|after| format!(" (after {} ms)", after.as_millis())).unwrap_or_default();
+    let text = format!("ERR {} {}{wait}", error.kind().as_str(), error.message());
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).chain(['\n']).collect()
+}
+
 /// How a request ended that was answered with an error.
 pub(crate) fn outcome(kind: ErrorKind) -> Outcome {
     match kind {

@@ -6,8 +6,10 @@ mod commands;
 mod dispatch;
 mod fault;
 mod http;
+mod line;
 mod resp;
 
 pub use crate::dispatch::Dispatch;
 pub use crate::http::{Credentials, HttpDoor};
+pub use crate::line::{LineDoor, page as line_commands};
 pub use crate::resp::{RespDoor, Separator};

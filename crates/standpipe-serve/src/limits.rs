@@ -146,6 +146,8 @@ limits! {
     /// Bytes of a reply that must be made whole before it is sent, as on the line and RESP doors. Default
     /// 64 MiB. Over it: "too large".
     reply_bytes_max: usize = 64 * MIB;
+    /// Bytes of one line on the line door. Default 4 MiB. Over it: "too large", and the next line counts again.
+    line_bytes_max: usize = 4 * MIB;
     /// Arguments of one RESP command. Default 65,536. Over it: a protocol error.
     command_args_max: usize = 65_536;
     /// Bytes of messages (`PUBLISH`) waiting for one subscriber. Default 1 MiB. Over it: the subscriber is closed.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use standpipe_doors::{Credentials, Dispatch, HttpDoor, RespDoor, Separator};
+use standpipe_doors::{Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig};
 use standpipe_serve::{BindError, Limits, Server, ServerConfig, SocketListener};
 #[cfg(unix)]
@@ -69,6 +69,11 @@ impl Node {
         let ready = Arc::new(AtomicBool::new(true));
         let dispatch = Dispatch::new(engine.clone());
         let mut others = Vec::new();
+        if !listen.line.is_empty() {
+            let (listeners, at) = bind(listen.line, &server)?;
+            server.listen(Arc::new(LineDoor::new(dispatch.clone(), credentials.clone())), listeners);
+            others.push(("line", at));
+        }
         if !listen.resp.is_empty() {
             let (listeners, at) = bind(listen.resp, &server)?;
             let door = RespDoor::new(dispatch.clone(), credentials.clone(), listen.separator);

@@ -263,7 +263,7 @@ impl Call<'_> {
 }
 
 /// A body as an operation on `location`.
-fn parse(method: &Method, location: Location, deep: bool, bytes: &[u8]) -> Result<Op, Error> {
+pub(crate) fn parse(method: &Method, location: Location, deep: bool, bytes: &[u8]) -> Result<Op, Error> {
     let path = location.path().clone();
     let limits = ParseLimits::below(&path);
     let refused = |error: standpipe_tree::ParseError| Error::bad_request(error.to_string()).with_cause(error);
