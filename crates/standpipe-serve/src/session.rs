@@ -184,7 +184,9 @@ impl Session {
         for (counter, bytes) in
             [(all_in, bytes_in), (all_out, bytes_out), (&door.bytes_in, bytes_in), (&door.bytes_out, bytes_out)]
         {
-            counter.fetch_add(bytes, Ordering::Relaxed);
+            if bytes > 0 {
+                counter.fetch_add(bytes, Ordering::Relaxed);
+            }
         }
         self.0.core.registry.active(&self.0.vitals);
     }

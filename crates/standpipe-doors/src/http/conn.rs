@@ -39,9 +39,9 @@ pub(super) async fn serve(door: &HttpDoor, conn: Conn, session: Session) -> Clos
     let limits = session.limits();
     let activity = Arc::<Activity>::default();
     let write_progress_max = Duration::from_millis(limits.write_progress_ms_max);
-    let mut stream = Stream::new(conn.io, activity.clone(), write_progress_max);
+    let mut stream = Stream::new(conn.io, session.clone(), activity.clone(), write_progress_max);
     let first_byte = Duration::from_millis(limits.first_byte_ms_max);
-    let reason = match first_bytes(&session, &mut stream, first_byte).await {
+    match first_bytes(&session, &mut stream, first_byte).await {
         Err(reason) => reason,
         Ok(first) => {
             let h2 = first.as_ref() == &H2_PREFACE[..first.len().min(H2_PREFACE.len())] && first.len() >= 3;
@@ -53,9 +53,7 @@ pub(super) async fn serve(door: &HttpDoor, conn: Conn, session: Session) -> Clos
                 serve_h1(&session, stream, service, &activity).await
             }
         }
-    };
-    session.add_bytes(activity.bytes_in.load(Ordering::Relaxed), activity.bytes_out.load(Ordering::Relaxed));
-    reason
+    }
 }
 
 /// Tells a peer why it is not served, quickly.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
-use standpipe_serve::ConnIo;
+use standpipe_serve::{ConnIo, Session};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -45,8 +45,6 @@ pub(crate) struct Activity {
     body_late: AtomicBool,
     /// What goes with the connection: with the last that knows it, a request in progress included.
     leases: Leases,
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
 }
 
 impl Activity {
@@ -126,6 +124,7 @@ impl Drop for Busy {
 #[derive(Debug)]
 pub(crate) struct Stream {
     io: ConnIo,
+    session: Session,
     prefix: Bytes,
     activity: Arc<Activity>,
     write_progress_max: Duration,
@@ -134,9 +133,9 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(io: ConnIo, activity: Arc<Activity>, write_progress_max: Duration) -> Self {
+    pub(crate) fn new(io: ConnIo, session: Session, activity: Arc<Activity>, write_progress_max: Duration) -> Self {
         activity.fresh.store(true, Ordering::Relaxed);
-        Self { io, prefix: Bytes::new(), activity, write_progress_max, stall: None }
+        Self { io, session, prefix: Bytes::new(), activity, write_progress_max, stall: None }
     }
 
     /// Bytes to be read before those of the peer.
@@ -157,8 +156,13 @@ impl Stream {
     /// Turns a write that can't go on into an error once the peer took nothing for too long.
     fn progress<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
-            self.stall = None;
+            if self.stall.take().is_some() {
+                self.session.output_blocked(false);
+            }
             return write;
+        }
+        if self.stall.is_none() {
+            self.session.output_blocked(true);
         }
         let patience = self.write_progress_max;
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
@@ -190,7 +194,7 @@ impl Stream {
 
     fn written(&self, count: usize) {
         self.activity.unflushed.store(true, Ordering::Relaxed);
-        self.activity.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+        self.session.add_bytes(0, count as u64);
     }
 }
 
@@ -210,7 +214,7 @@ impl AsyncRead for Stream {
             }
         }
         let count = buf.filled().len() - before;
-        self.activity.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        self.session.add_bytes(count as u64, 0);
         if count > 0 {
             self.activity.read.store(true, Ordering::Relaxed);
             // Recognising the protocol reads less than a line.
