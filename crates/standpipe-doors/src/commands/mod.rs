@@ -358,7 +358,15 @@ impl<P: Protocol> Talk<'_, P> {
     /// Commands that came while nothing of the input was left are answered where they lie.
     fn take_in(&mut self, fresh: &[u8], out: &mut Vec<u8>) {
         let used = if self.input.is_empty() { self.commands(fresh, out) } else { 0 };
-        self.input.extend_from_slice(&fresh[used..]);
+        let left = &fresh[used..];
+        // A command that does not say how long it is, a line, grows by turns.
+        if self.input.len() + left.len() > TURN_BYTES
+            && let Err(refusal) = self.admit_input(left.len())
+        {
+            self.ending = Some(CloseReason::Refused(refusal));
+            return;
+        }
+        self.input.extend_from_slice(left);
     }
 
     /// Room for the next piece of a long command, admitted by its bytes.
