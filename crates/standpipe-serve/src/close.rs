@@ -36,13 +36,15 @@ pub enum CloseReason {
     Aborted,
     /// The door's code panicked.
     Panicked,
+    /// Another reader had the same pipe, and neither was given a piece of what it asked for.
+    Collision,
     /// Our fault, told in the log.
     Internal,
 }
 
 impl CloseReason {
     /// Every name [`CloseReason::as_str`] can give; the metrics have a counter for each.
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 17] = [
         "peer_closed",
         "peer_vanished",
         "handshake_failed",
@@ -58,6 +60,7 @@ impl CloseReason {
         "shutdown",
         "aborted",
         "panicked",
+        "collision",
         "internal",
     ];
 
@@ -84,7 +87,8 @@ impl CloseReason {
             Self::Shutdown => 12,
             Self::Aborted => 13,
             Self::Panicked => 14,
-            Self::Internal => 15,
+            Self::Collision => 15,
+            Self::Internal => 16,
         }
     }
 
@@ -114,6 +118,7 @@ impl CloseReason {
             Self::Shutdown,
             Self::Aborted,
             Self::Panicked,
+            Self::Collision,
             Self::Internal,
         ];
         let refused = usize::from(code).checked_sub(plain.len()).and_then(|index| Refusal::ALL.get(index));

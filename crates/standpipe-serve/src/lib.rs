@@ -18,10 +18,20 @@ mod core;
 mod deadline;
 mod door;
 mod events;
+#[cfg(target_os = "linux")]
+mod fifo;
 mod histogram;
+#[cfg(target_os = "linux")]
+mod keeper;
+#[cfg(target_os = "linux")]
+mod lease_file;
 mod limits;
 mod listener;
 mod metrics;
+#[cfg(test)]
+mod model;
+#[cfg(target_os = "linux")]
+mod opens;
 mod pool;
 mod queue;
 mod rates;
@@ -31,8 +41,12 @@ mod server;
 mod session;
 mod shutdown;
 mod socket;
+#[cfg(target_os = "linux")]
+mod spot;
 mod status;
 mod sync;
+#[cfg(target_os = "linux")]
+mod sys;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +56,10 @@ pub use crate::close::CloseReason;
 pub use crate::deadline::Deadline;
 pub use crate::door::Door;
 pub use crate::events::{Event, Events, Observed, Origin};
+#[cfg(target_os = "linux")]
+pub use crate::fifo::{FifoConn, FifoListener};
+#[cfg(target_os = "linux")]
+pub use crate::lease_file::{LeaseConn, LeaseFileListener};
 pub use crate::limits::{Limits, LimitsError, LimitsHandle};
 pub use crate::listener::{Conn, ConnIo, Listener, Peer};
 pub use crate::metrics::{Metrics, Reloaded, Snapshot};
@@ -51,4 +69,6 @@ pub use crate::server::{Server, ServerConfig, StartError};
 pub use crate::session::{JobError, Session};
 pub use crate::shutdown::{OnFailure, OnShutdown, Shutdown, Stopped, TaskKind};
 pub use crate::socket::{BindError, SocketListener};
+#[cfg(target_os = "linux")]
+pub use crate::spot::PipeError;
 pub use crate::status::{ClassStatus, DoorStatus, SlowPeer, Spread, Status, Tally, WorkerStatus};

@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use crate::Limits;
+#[cfg(target_os = "linux")]
+use crate::{fifo::FifoConn, lease_file::LeaseConn};
 
 /// A source of connections.
 pub trait Listener: Send {
@@ -58,6 +60,12 @@ pub enum ConnIo {
     /// A Unix socket.
     #[cfg(unix)]
     Unix(UnixStream),
+    /// A reader of a named pipe.
+    #[cfg(target_os = "linux")]
+    Fifo(FifoConn),
+    /// The readers of one generation of a lease-backed file.
+    #[cfg(target_os = "linux")]
+    LeaseFile(LeaseConn),
 }
 
 /// One expression for whichever stream it is.
@@ -67,6 +75,10 @@ macro_rules! each {
             ConnIo::Tcp($stream) => $does,
             #[cfg(unix)]
             ConnIo::Unix($stream) => $does,
+            #[cfg(target_os = "linux")]
+            ConnIo::Fifo($stream) => $does,
+            #[cfg(target_os = "linux")]
+            ConnIo::LeaseFile($stream) => $does,
         }
     };
 }
@@ -78,6 +90,26 @@ impl ConnIo {
     /// What the system says about the socket.
     pub async fn readable(&self) -> io::Result<()> {
         each!(self, stream => stream.readable().await)
+    }
+
+    /// Whether the peer has the stream to itself: what two readers of one pipe have not. Ask before the first
+    /// byte.
+    pub async fn is_exclusive(&self) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Fifo(pipe) => pipe.is_exclusive().await,
+            _ => true,
+        }
+    }
+
+    /// Tells how many bytes are to be written in all.
+    pub fn expect(&self, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        if let Self::Fifo(pipe) = self {
+            pipe.expect(bytes);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _only_pipes_care = bytes;
     }
 
     /// Sends small answers at once, and notices a peer that vanished (spec serving §1).

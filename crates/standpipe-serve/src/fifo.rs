@@ -1,0 +1,409 @@
+//! A named pipe as a source of connections: every reader that opens the path is one.
+//!
+//! One inode can serve one reader only, for its readers share one stream. So a fresh, ready-made FIFO
+//! takes the place of the one that was opened, before its reader is served. Our end is open before
+//! anybody else comes: a reader's `open` never sleeps, and [`Opens`] tells of it before it can read. That is
+//! what makes sharers known in time: who shares an inode gets a clean early end, never a piece of a document.
+//! (A writer that waits in `open` for its readers would let them go all at once, and learn of each when it has run.)
+//!
+//! The swap thread renames and nothing else; another one keeps fresh FIFOs ready. Documents are written by
+//! the connections' tasks.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+use crate::keeper::{Bell, CAUGHT_MAX, Keeper, Woken};
+use crate::opens::{Key, Opens};
+use crate::spot::{FileId, PipeError, Spot, id};
+use crate::{Conn, ConnIo, Listener, Peer, sys};
+
+/// FIFOs kept ready: as many readers can come while the maker does not run.
+const SPARES: usize = 24;
+/// After a failure to make one.
+const MAKER_PAUSE: Duration = Duration::from_millis(100);
+/// Readers that had waited for a dead server are let go together: they are counted once all have run.
+const SETTLE: Duration = Duration::from_millis(200);
+/// A look at events that the swap thread is about to take.
+const RETRY: Duration = Duration::from_micros(500);
+/// The default size of a pipe, and the largest that everybody may have.
+const PIPE_BYTES: usize = 64 << 10;
+const PIPE_BYTES_MAX: usize = 1 << 20;
+
+/// One inode and its reader, or its readers.
+#[derive(Debug)]
+struct Generation {
+    id: FileId,
+    key: Key,
+    /// Our end, until the first reader's connection takes it.
+    writer: Mutex<Option<OwnedFd>>,
+    /// The inode without an end of it.
+    inode: OwnedFd,
+    opened: AtomicUsize,
+    /// Not decided before.
+    settled_at: Option<Instant>,
+}
+
+impl Generation {
+    /// Lets a reader go that came when our end was closed: it had found the path before the swap. Without
+    /// this it would wait for ever.
+    fn release_late(&self) {
+        let path = format!("/proc/self/fd/{}", self.inode.as_raw_fd());
+        let _nobody_waits = open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    }
+}
+
+/// What listener, threads and connections share.
+#[derive(Debug)]
+struct Shared {
+    opens: Opens,
+    /// The swap thread has taken events and not yet told of them.
+    swapping: AtomicBool,
+}
+
+impl Shared {
+    /// Whether all opens up to now have been told of.
+    fn is_told(&self) -> bool {
+        // In this order: what is not pending any more was taken after `swapping` was set.
+        !self.opens.is_pending() && !self.swapping.load(Ordering::SeqCst)
+    }
+}
+
+/// A FIFO whose readers are connections.
+#[derive(Debug)]
+pub struct FifoListener {
+    caught: mpsc::Receiver<Arc<Generation>>,
+    shared: Arc<Shared>,
+    _swapper: Keeper,
+}
+
+impl FifoListener {
+    /// Makes the FIFO at `path` and listens; `mode` says who may read it (write bits are left out: who writes
+    /// into it would be read in place of us). One that a killed server left is taken over, and so is any
+    /// other FIFO that no server holds; dropping the listener removes it.
+    ///
+    /// # Errors
+    /// See [`PipeError`].
+    pub fn open(path: &Path, mode: u32) -> Result<Self, PipeError> {
+        let spot = Spot::claim(path, |found| found.file_type().is_fifo())?;
+        Self::start(spot, mode).map_err(|(cause, path)| PipeError::Other { path, cause })
+    }
+
+    fn start(spot: Spot, mode: u32) -> Result<Self, (io::Error, String)> {
+        let path = spot.path().display().to_string();
+        let opened = || {
+            let opens = Opens::new(spot.folder(), spot.workshop())?;
+            let shared = Arc::new(Shared { opens, swapping: AtomicBool::new(false) });
+            let workbench = Arc::new(Workbench { spot, shared: shared.clone(), mode: mode & 0o444 });
+            let (catch, caught) = mpsc::channel(CAUGHT_MAX);
+            let swapper = Swapper::new(workbench.clone(), catch)?;
+            let bell = Keeper::bell()?;
+            let (spares, take) = sync_channel(SPARES);
+            let maker = Keeper::start(Keeper::bell()?, "fifo-maker", move || make_all(&workbench, &spares))?;
+            let rings = bell.clone();
+            let swapper = Keeper::start(bell, "fifo-swap", move || swapper.run(&rings, take, maker))?;
+            Ok(Self { caught, shared, _swapper: swapper })
+        };
+        opened().map_err(|error| (error, path))
+    }
+}
+
+impl Listener for FifoListener {
+    async fn accept(&mut self) -> Conn {
+        let Some(generation) = self.caught.recv().await else {
+            // The thread has panicked and said so.
+            return std::future::pending().await;
+        };
+        let writer = generation.writer.lock().take();
+        let sender = writer.and_then(|writer| pipe::Sender::from_owned_fd(writer).ok());
+        let io = FifoConn { sender, shared: self.shared.clone(), generation };
+        Conn { io: ConnIo::Fifo(io), peer: Peer::Local }
+    }
+}
+
+/// Where FIFOs are made.
+#[derive(Debug)]
+struct Workbench {
+    spot: Spot,
+    shared: Arc<Shared>,
+    mode: u32,
+}
+
+/// A FIFO that waits for its turn, our end open.
+#[derive(Debug)]
+struct Spare {
+    path: PathBuf,
+    generation: Arc<Generation>,
+}
+
+impl Workbench {
+    fn make(&self) -> io::Result<Spare> {
+        let path = self.spot.next_name();
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // A writer is only let in where there is a reader.
+        let reader = open(&path, OFlags::RDONLY | flags, Mode::empty())?;
+        let writer = open(&path, OFlags::WRONLY | flags, Mode::empty())?;
+        drop(reader);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(self.mode))?;
+        let key = self.shared.opens.watch(&path)?;
+        let generation = self.generation(&path, key, Some(writer), None)?;
+        Ok(Spare { path, generation })
+    }
+
+    fn generation(
+        &self,
+        path: &Path,
+        key: Key,
+        writer: Option<OwnedFd>,
+        settled_at: Option<Instant>,
+    ) -> io::Result<Arc<Generation>> {
+        let inode = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let id = id(&std::fs::metadata(format!("/proc/self/fd/{}", inode.as_raw_fd()))?);
+        let (writer, opened) = (Mutex::new(writer), AtomicUsize::new(0));
+        Ok(Arc::new(Generation { id, key, writer, inode, opened, settled_at }))
+    }
+}
+
+/// Keeps spares ready until nobody takes them.
+fn make_all(workbench: &Workbench, spares: &SyncSender<Spare>) {
+    loop {
+        match workbench.make() {
+            Ok(spare) => {
+                if spares.send(spare).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, path = %workbench.spot.path().display(), "can't make a FIFO; trying again");
+                workbench.spot.mend();
+                std::thread::park_timeout(MAKER_PAUSE);
+            }
+        }
+    }
+}
+
+/// The swap thread.
+struct Swapper {
+    workbench: Arc<Workbench>,
+    catch: mpsc::Sender<Arc<Generation>>,
+    /// The generation whose turn it is.
+    current: Arc<Generation>,
+    /// The one that is at the path; another one only where a rename failed.
+    placed: FileId,
+    /// The ones that have been opened, and whether they have been looked at since they ended.
+    known: HashMap<Key, (Arc<Generation>, bool)>,
+    /// Something of others is at the path, and that was told.
+    foreign: bool,
+}
+
+impl Swapper {
+    /// Puts the first FIFO in place.
+    fn new(workbench: Arc<Workbench>, catch: mpsc::Sender<Arc<Generation>>) -> io::Result<Self> {
+        let first = workbench.make()?;
+        let stale = workbench.spot.found().and_then(|_| Stale::find(workbench.spot.path()));
+        workbench.spot.replace(&first.path)?;
+        let mut known = HashMap::new();
+        if let Some(waiting) = stale.and_then(|stale| stale.take_over(&workbench)) {
+            known.insert(waiting.key.clone(), (waiting, false));
+        }
+        let placed = first.generation.id;
+        Ok(Self { workbench, catch, current: first.generation, placed, known, foreign: false })
+    }
+
+    fn run(mut self, bell: &Bell, spares: Receiver<Spare>, maker: Keeper) {
+        if let Err(error) = sys::real_time() {
+            tracing::debug!(%error, "no real-time priority: in a burst more readers may collide");
+        }
+        let shared = self.workbench.shared.clone();
+        let mut next = spares.recv().ok();
+        loop {
+            match bell.wait([shared.opens.as_fd()]) {
+                Woken::Stop => break,
+                Woken::Tick => self.look(&mut next, &spares),
+                Woken::Event => {
+                    shared.swapping.store(true, Ordering::SeqCst);
+                    shared.opens.read(|key| self.opened(key, &mut next, &spares));
+                    shared.swapping.store(false, Ordering::SeqCst);
+                }
+            }
+        }
+        self.workbench.spot.leave(self.placed);
+        // The maker waits for somebody to take what it made.
+        drop((next, spares));
+        drop(maker);
+    }
+
+    /// Somebody opened an inode of ours.
+    fn opened(&mut self, key: &[u8], next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        let generation = if *key == *self.current.key {
+            let Some(generation) = self.swap(next, spares) else { return };
+            self.known.insert(generation.key.clone(), (generation.clone(), false));
+            generation
+        } else if let Some((generation, _)) = self.known.get(key) {
+            // It shares the inode with an earlier reader.
+            generation.clone()
+        } else {
+            return;
+        };
+        generation.opened.fetch_add(1, Ordering::SeqCst);
+        // Full: the reader meets a closed pipe.
+        let _dropped = self.catch.try_send(generation);
+    }
+
+    /// Puts the next FIFO in place, first of all; gives the one that was opened.
+    fn swap(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) -> Option<Arc<Generation>> {
+        let spare = next.take().or_else(|| spares.recv().ok())?;
+        match self.workbench.spot.replace(&spare.path) {
+            Ok(()) => self.placed = spare.generation.id,
+            Err(error) => tracing::warn!(%error, "can't put a fresh FIFO in place; trying again"),
+        }
+        *next = spares.try_recv().ok();
+        Some(std::mem::replace(&mut self.current, spare.generation))
+    }
+
+    /// Sees to the path, and to inodes whose connections have ended.
+    fn look(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        self.known.retain(|_, (generation, seen)| {
+            let ended = Arc::strong_count(generation) == 1;
+            if ended {
+                generation.release_late();
+            }
+            // Once more after it has ended, for whoever was late.
+            !(ended && std::mem::replace(seen, ended))
+        });
+        let found = self.workbench.spot.found().map(|found| id(&found));
+        if found == Some(self.current.id) {
+            self.foreign = false;
+        } else if found.is_none() || found == Some(self.placed) {
+            self.foreign = false;
+            self.restore(found.is_some(), next, spares);
+        } else if !std::mem::replace(&mut self.foreign, true) {
+            let path = self.workbench.spot.path().display();
+            tracing::warn!(%path, "somebody put another file in place of the FIFO: it is not served until that goes");
+        }
+    }
+
+    /// Puts a FIFO where none is, or where a rename failed. The one whose turn it was may be gone.
+    fn restore(&mut self, replace: bool, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        let Some(spare) = next.take().or_else(|| spares.recv().ok()) else { return };
+        let spot = &self.workbench.spot;
+        spot.mend();
+        let done = if replace { spot.replace(&spare.path) } else { spot.put(&spare.path) };
+        match done {
+            Ok(()) => {
+                self.placed = spare.generation.id;
+                self.current = spare.generation;
+                tracing::info!(path = %spot.path().display(), "the FIFO was gone: there is a fresh one");
+            }
+            Err(error) => tracing::debug!(%error, "the FIFO is gone and can't be made again yet"),
+        }
+    }
+}
+
+/// A FIFO that no server holds, and whose readers may have been waiting.
+struct Stale(OwnedFd);
+
+impl Stale {
+    fn find(path: &Path) -> Option<Self> {
+        // Our own mode may not allow us to write.
+        let _not_ours = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+        open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok().map(Self)
+    }
+
+    /// Lets its readers go, as readers of ours. None when nobody waits.
+    fn take_over(self, workbench: &Workbench) -> Option<Arc<Generation>> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        let key = workbench.shared.opens.watch(&path).ok()?;
+        let writer = open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        workbench.generation(&path, key, Some(writer), Some(Instant::now() + SETTLE)).ok()
+    }
+}
+
+/// The connection of one reader. It can only be written to.
+#[derive(Debug)]
+pub struct FifoConn {
+    /// None where the inode is shared and another connection has our end.
+    sender: Option<pipe::Sender>,
+    shared: Arc<Shared>,
+    generation: Arc<Generation>,
+}
+
+impl FifoConn {
+    fn is_shared(&self) -> bool {
+        self.generation.opened.load(Ordering::SeqCst) > 1
+    }
+
+    /// Whether the reader has the pipe to itself, as far as anybody can know now. Ask before the first byte.
+    pub(crate) async fn is_exclusive(&self) -> bool {
+        if let Some(at) = self.generation.settled_at {
+            tokio::time::sleep_until(at.into()).await;
+        }
+        while !self.is_shared() && !self.shared.is_told() {
+            tokio::time::sleep(RETRY).await;
+        }
+        !self.is_shared() && self.sender.is_some()
+    }
+
+    /// Room for a document of `bytes`, so that most are given to the system at once.
+    pub(crate) fn expect(&self, bytes: usize) {
+        if let Some(sender) = self.sender.as_ref().filter(|_| bytes > PIPE_BYTES) {
+            // Fails where the user's pipes have all the memory they may: slower, and no harm.
+            let _smaller = rustix::pipe::fcntl_setpipe_size(sender, bytes.min(PIPE_BYTES_MAX));
+        }
+    }
+
+    /// Waits until there is nothing more to read, that is for ever: a reader says nothing.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        std::future::pending().await
+    }
+}
+
+impl AsyncRead for FifoConn {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for FifoConn {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_shared() {
+            // Better the end now than a piece to each.
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ResourceBusy, "another reader shares the pipe")));
+        }
+        let Some(sender) = &mut self.sender else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
+        Pin::new(sender).poll_write(context, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        self.poll_write(context, first)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sender = None;
+        Poll::Ready(Ok(()))
+    }
+}
