@@ -296,8 +296,13 @@ impl Pool {
 
     /// Waits for every thread's end; false when one panicked.
     pub(crate) fn join_now(&self) -> bool {
-        let threads = std::mem::take(&mut *self.0.threads.lock());
-        threads.into_iter().all(Thread::join)
+        let mut joined = true;
+        // One that is joined may have created another one before it ended.
+        loop {
+            let thread = self.0.threads.lock().pop();
+            let Some(thread) = thread else { return joined };
+            joined &= thread.join();
+        }
     }
 
     #[cfg(test)]
@@ -370,7 +375,7 @@ impl Shared {
             state.idle += 1;
             self.publish_workers(&state);
             let tired;
-            (state, tired) = self.work.wait_for(state, patience);
+            (state, tired) = self.work.wait_for(state, &self.state, patience);
             state.come();
             let limits = self.limits.load();
             if tired && state.ready(&limits) == 0 && state.workers > limits.workers_min {

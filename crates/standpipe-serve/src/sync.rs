@@ -25,10 +25,11 @@ impl Condvar {
         self.0.notify_all();
     }
 
-    /// Waits; true when it was for nothing.
+    /// Waits; true when it was for nothing. The lock is for a checker that must take it anew.
     pub(super) fn wait_for<'a, T>(
         &self,
         mut guard: MutexGuard<'a, T>,
+        _lock: &'a Mutex<T>,
         patience: Duration,
     ) -> (MutexGuard<'a, T>, bool) {
         let timed_out = self.0.wait_for(&mut guard, patience).timed_out();
