@@ -48,8 +48,6 @@ mod sync;
 #[cfg(target_os = "linux")]
 mod sys;
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;
 
 pub use crate::admission::{BytesPermit, Refusal, WatchPermit};
