@@ -24,6 +24,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("put", "durable writes of small values, beside etcd and bare LMDB"),
     ("fanout", "one path and 1,000 watchers, beside nginx with nchan"),
     ("idle", "memory of 10,000 idle connections, beside bare hyper"),
+    ("jobs", "jobs that do nothing through queue and workers, beside the threadpool crate"),
     ("import", "import of large files"),
     ("start", "start on a large store"),
 ];

@@ -85,8 +85,11 @@ impl Load {
     pub(crate) fn print(&self, side: &str, round: impl Display) {
         print!("{side:>24} {round:>5}: {:>9.0} requests/s", self.rate());
         if !self.cpu.is_zero() {
+            print!(" {:>7.2} CPU us/request", self.cpu_us());
+        }
+        if !self.p99.is_zero() {
             let [p50, p99] = [self.p50, self.p99].map(|latency| latency.as_secs_f64() * 1e3);
-            print!(" {:>7.2} CPU us/request  p50 {p50:>7.2} ms  p99 {p99:>7.2} ms", self.cpu_us());
+            print!("  p50 {p50:>7.2} ms  p99 {p99:>7.2} ms");
         }
         println!();
     }

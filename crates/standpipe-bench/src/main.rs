@@ -11,6 +11,7 @@ mod figures;
 mod get;
 mod idle;
 mod import;
+mod jobs;
 mod machine;
 mod nginx;
 mod process;
@@ -56,6 +57,8 @@ enum Bench {
     Fanout,
     /// Memory for each idle connection and each idle watcher
     Idle,
+    /// Jobs that do nothing through admission, queue and workers, beside the threadpool crate
+    Jobs,
     /// `standpipe import` of large files: MB/s and peak memory
     Import,
     /// From exec to the ready line on a store of more than 1 GB
@@ -76,7 +79,10 @@ fn main() -> Result<()> {
         return bare::serve(body, &headers);
     }
     process::raise_descriptor_limit()?;
-    process::pin(Side::Load)?;
+    // Both sides of `jobs` are in this process.
+    if !matches!(bench, Bench::Jobs) {
+        process::pin(Side::Load)?;
+    }
     let run = Run::begin(pace)?;
     machine::print(&run.binary)?;
     match bench {
@@ -84,6 +90,7 @@ fn main() -> Result<()> {
         Bench::Put => put::run(&run),
         Bench::Fanout => fanout::run(&run),
         Bench::Idle => idle::run(&run),
+        Bench::Jobs => jobs::run(pace),
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
         Bench::BareHyper { .. } => unreachable!("returned above"),
