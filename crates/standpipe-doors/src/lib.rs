@@ -7,9 +7,13 @@ mod dispatch;
 mod fault;
 mod http;
 mod line;
+mod pipe;
+mod render;
 mod resp;
 
 pub use crate::dispatch::Dispatch;
 pub use crate::http::{Credentials, HttpDoor};
 pub use crate::line::{LineDoor, page as line_commands};
+pub use crate::pipe::{FolderSource, PipeDoor, Source, TreeSource};
+pub use crate::render::Render;
 pub use crate::resp::{RespDoor, Separator};

@@ -121,6 +121,9 @@ limits! {
     /// Time without the peer taking a single byte of its answer, in milliseconds. Default 30,000.
     /// Later: closed. A peer that vanished with bytes under way is noticed after twice this time.
     write_progress_ms_max: u64 = 30_000;
+    /// Time for a reader of a pipe to take its document, in milliseconds. Default 300,000. Later: closed, and
+    /// what it has is the beginning of the document.
+    pipe_ms_max: u64 = 300_000;
     /// Time without a request, in milliseconds. Default 600,000. Later: closed.
     idle_ms_max: u64 = 600_000;
     /// Silence after which TCP itself asks whether the peer is there, in milliseconds. Default

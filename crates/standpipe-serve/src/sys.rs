@@ -93,7 +93,8 @@ pub(crate) fn signalled_file(signals: &OwnedFd) -> Option<RawFd> {
 
 /// Lets the calling thread run before all ordinary ones. Its children don't inherit that.
 pub(crate) fn real_time() -> io::Result<()> {
-    let lowest = libc::sched_param { sched_priority: 1, ..zeroed_sched_param() };
+    let mut lowest = zeroed_sched_param();
+    lowest.sched_priority = 1;
     // SAFETY: 0 is the calling thread, and the parameters live until after the call.
     checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const lowest) })?;
     Ok(())
