@@ -1,8 +1,10 @@
 //! Scenarios of the whole crate: jobs through a session, connections through a server. The rules
 //! of single parts are tested beside them.
 
+mod crowds;
 mod jobs;
 mod pool;
+mod reload;
 mod server;
 
 use std::future::Future;

@@ -112,17 +112,17 @@ async fn a_job_whose_deadline_has_passed_is_never_started() {
 
 #[tokio::test]
 async fn a_flood_delays_another_session_by_one_turn_and_order_is_kept() {
-    let (bench, session, gate, _holder) = held(one_worker()).await;
+    let (bench, session, gate, _holder) = held(Limits { queue_jobs_max: 20_000, ..one_worker() }).await;
     let (flood, other) = (bench.session(), bench.session());
     let order = Arc::new(Mutex::new(Vec::new()));
     let note = |name: &'static str, number: usize| {
         let order = order.clone();
         move || order.lock().push((name, number))
     };
-    let mut jobs: Vec<_> = (0..2_000).map(|number| start(&flood, note("flood", number))).collect();
-    until("the flood waits", || bench.core.metrics.snapshot().queue_jobs == 2_000).await;
+    let mut jobs: Vec<_> = (0..10_000).map(|number| start(&flood, note("flood", number))).collect();
+    until("the flood waits", || bench.core.metrics.snapshot().queue_jobs == 10_000).await;
     jobs.extend((0..3).map(|number| start(&other, note("other", number))));
-    until("the other waits", || bench.core.metrics.snapshot().queue_jobs == 2_003).await;
+    until("the other waits", || bench.core.metrics.snapshot().queue_jobs == 10_003).await;
     gate.release(1);
     for job in jobs {
         within(job).await.unwrap().unwrap();

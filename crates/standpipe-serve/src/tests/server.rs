@@ -19,8 +19,10 @@ use crate::{
 };
 
 /// Answers each byte: `e` with itself, `j` after a job at the gate, `f` with a flood, `n` never and
-/// deaf to shutdown, `x` with an error; `p` panics, `q` ends the connection, `k` has it ended.
-struct ByteDoor(Gate);
+/// deaf to shutdown, `x` with an error, `s` with a flood that the peer must take in time, `w` after
+/// attaching a watcher, `b` after admitting ten bytes of a body; `p` panics, `q` ends the connection,
+/// `k` has it ended. What is refused is answered with `!`.
+pub(super) struct ByteDoor(Gate);
 
 impl Door for ByteDoor {
     fn name(&self) -> &'static str {
@@ -28,6 +30,7 @@ impl Door for ByteDoor {
     }
 
     async fn serve(&self, mut conn: Conn, session: Session) -> CloseReason {
+        let (mut watchers, mut bodies) = (Vec::new(), Vec::new());
         loop {
             let mut byte = [0];
             tokio::select! {
@@ -40,6 +43,10 @@ impl Door for ByteDoor {
                 () = session.closing() => return CloseReason::Shutdown,
             }
             let mut request = session.request();
+            if session.admit_requests(1).is_err() {
+                request.end(Outcome::Refused);
+                byte[0] = b'!';
+            }
             match byte[0] {
                 b'q' => {
                     request.finished();
@@ -50,6 +57,25 @@ impl Door for ByteDoor {
                 b'f' => {
                     let _gone = conn.io.write_all(&vec![b'f'; 4 << 20]).await;
                 }
+                b's' => {
+                    session.due(CloseReason::WriteTimeout, session.limits().write_progress_ms_max);
+                    session.output_blocked(true);
+                    let flood = vec![b's'; 4 << 20];
+                    tokio::select! {
+                        _gone = conn.io.write_all(&flood) => {}
+                        () = session.closing() => return CloseReason::Shutdown,
+                    }
+                    session.output_blocked(false);
+                    session.not_due();
+                }
+                b'w' => match session.watch_permit() {
+                    Ok(permit) => watchers.push(permit),
+                    Err(_) => byte[0] = b'!',
+                },
+                b'b' => match session.body_bytes(10) {
+                    Ok(permit) => bodies.push(permit),
+                    Err(_) => byte[0] = b'!',
+                },
                 b'n' => std::future::pending().await,
                 b'x' => request.failed("wrong"),
                 b'j' => {
@@ -77,7 +103,7 @@ impl Door for ByteDoor {
 }
 
 /// Connections made by the test, each from the peer it names.
-struct Hatch(Receiver<Conn>);
+pub(super) struct Hatch(Receiver<Conn>);
 
 impl Listener for Hatch {
     async fn accept(&mut self) -> Conn {
@@ -89,16 +115,16 @@ impl Listener for Hatch {
 }
 
 /// A server with a [`ByteDoor`] behind one hatch on each of two event loops.
-struct Stand {
-    server: Server,
+pub(super) struct Stand {
+    pub(super) server: Server,
     hatches: Vec<Sender<Conn>>,
-    gate: Gate,
+    pub(super) gate: Gate,
     metrics: Metrics,
     next: usize,
 }
 
 impl Stand {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         let server = Server::start(ServerConfig { limits, cores: Some(2) }).unwrap();
         let (hatches, listeners) = (0..2).map(|_| mpsc::channel(64)).map(|(to, from)| (to, Hatch(from))).unzip();
         let gate = Gate::new();
@@ -108,7 +134,7 @@ impl Stand {
     }
 
     /// A connection from `peer`, by turns on the event loops.
-    async fn connect(&mut self, peer: &str) -> UnixStream {
+    pub(super) async fn connect(&mut self, peer: &str) -> UnixStream {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -125,12 +151,12 @@ impl Stand {
         UnixStream::from_std(ours).unwrap()
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         self.metrics.snapshot()
     }
 
     /// Waits until nothing is going on, and checks that everything was given back.
-    async fn at_rest(&self) {
+    pub(super) async fn at_rest(&self) {
         until("every connection came and went", || self.snapshot().closed == self.next as u64).await;
         until("counters balance", || self.snapshot().balanced()).await;
         assert_eq!(self.server.core_for_tests().seats.counts(), (0, 0, 0));
@@ -140,12 +166,12 @@ impl Stand {
     }
 }
 
-async fn ask(stream: &mut UnixStream, byte: u8) -> u8 {
+pub(super) async fn ask(stream: &mut UnixStream, byte: u8) -> u8 {
     stream.write_all(&[byte]).await.unwrap();
     within(stream.read_u8()).await.unwrap()
 }
 
-async fn rest(stream: &mut UnixStream) -> String {
+pub(super) async fn rest(stream: &mut UnixStream) -> String {
     let mut text = String::new();
     within(stream.read_to_string(&mut text)).await.unwrap();
     text
@@ -408,27 +434,6 @@ async fn the_exposition_has_every_family() {
         assert!(text.lines().any(|other| other == line), "no {line:?} in\n{text}");
     }
     drop(stream);
-    assert!(within(stand.server.stop()).await.clean);
-}
-
-#[tokio::test]
-async fn a_crowd_of_idle_connections_takes_no_worker() {
-    let limits = Limits { workers_min: 1, workers_max: 4, worker_grow_after_ms: 5_000, ..Limits::default() };
-    let mut stand = Stand::new(limits);
-    let mut idle = Vec::new();
-    for _ in 0..300 {
-        idle.push(stand.connect("10.0.0.1").await);
-    }
-    until("all are there", || stand.snapshot().open == 300).await;
-    assert_eq!(stand.snapshot().workers, 0);
-    let mut active = stand.connect("10.0.0.2").await;
-    stand.gate.release(20);
-    for _ in 0..20 {
-        assert_eq!(ask(&mut active, b'j').await, b'j');
-    }
-    drop((idle, active));
-    stand.at_rest().await;
-    assert_eq!((stand.snapshot().workers_created, stand.snapshot().finished), (1, 20));
     assert!(within(stand.server.stop()).await.clean);
 }
 
