@@ -119,9 +119,11 @@ impl ConnIo {
         let silence = Duration::from_millis(limits.tcp_keepalive_ms).max(Duration::from_secs(1));
         let keepalive = socket2::TcpKeepalive::new().with_time(silence).with_interval(silence);
         let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+        // Twice the time a door gives, for the door should be the one that notices who is only slow.
         #[cfg(target_os = "linux")]
-        let tuned =
-            tuned.and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_millis(limits.write_progress_ms_max))));
+        let unheard = Duration::from_millis(limits.write_progress_ms_max.saturating_mul(2));
+        #[cfg(target_os = "linux")]
+        let tuned = tuned.and_then(|()| socket.set_tcp_user_timeout(Some(unheard)));
         // Fails when the peer has left already, which the door finds out by itself.
         if let Err(error) = tuned {
             tracing::debug!(%error, "socket options");

@@ -200,6 +200,10 @@ impl<P: Protocol> Talk<'_, P> {
             // Asked after all commands are begun: it is their answers that wake us.
             let answered = self.answers(context, out);
             while out.len() < TURN_BYTES && self.news(context, out).is_ready() {}
+            if out.len() >= TURN_BYTES {
+                // There may be more news, and nothing else will wake us for it.
+                context.waker().wake_by_ref();
+            }
             ready!(self.send(context, out))?;
             if let Some(reason) = self.ending {
                 ready!(self.end(reason, out))?;
