@@ -24,7 +24,7 @@ impl Cli {
         Self::at(server.url())
     }
 
-    fn at(url: String) -> Self {
+    pub(crate) fn at(url: String) -> Self {
         Self { url, dir: tempfile::tempdir().unwrap() }
     }
 
@@ -73,7 +73,7 @@ impl Cli {
     }
 
     /// Runs a verb that must fail with this code; gives what it said. Nothing goes to stdout.
-    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
@@ -123,7 +123,7 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.lines.recv_timeout(LIMIT).expect("a line in time")
     }
 
@@ -132,7 +132,7 @@ impl Follow {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
-    fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
+    pub(crate) fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
         self.child.wait().unwrap()

@@ -10,6 +10,7 @@ mod conformance;
 mod durability;
 mod eventsource;
 mod hostile;
+mod leases;
 mod python;
 mod reload;
 mod rest;
