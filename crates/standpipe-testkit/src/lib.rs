@@ -4,11 +4,13 @@
 
 pub mod baseline;
 pub mod http;
+pub mod lines;
 pub mod server;
 
 use std::time::{Duration, Instant};
 
 pub use baseline::Baseline;
+pub use lines::Lines;
 pub use server::{Launch, Server, binary, tool};
 
 /// How long a wait may take before a test gives up. Generous: machines of CI are slow and shared.

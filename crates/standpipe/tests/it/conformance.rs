@@ -49,7 +49,7 @@ fn page() -> String {
     page
 }
 
-fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     let short: String = text.chars().take(160).collect();
     let more = if short.len() < text.len() { " …" } else { "" };
     format!("`` {}{more} ``", short.replace('|', "\\|"))
@@ -69,7 +69,7 @@ fn rows(body: &str) -> Vec<(String, String)> {
 }
 
 /// All string literals of a piece of Rust, as what they mean.
-fn literals(source: &str) -> Vec<String> {
+pub(crate) fn literals(source: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = source;
     while let Some(at) = rest.find('"') {
