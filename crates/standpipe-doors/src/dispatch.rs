@@ -58,7 +58,8 @@ impl Read {
 
     /// Is a leaf its own answer?
     fn is_plain(&self) -> bool {
-        self.query.is_none() && !self.etag && self.format == Format::Plain
+        let sizes = self.shallow.as_ref().is_some_and(|range| range.sizes);
+        self.query.is_none() && !sizes && !self.etag && self.format == Format::Plain
     }
 }
 

@@ -313,6 +313,8 @@ fn shallow() {
         ("GET /a/d.json?shallow=true", "200 2"),
         ("GET /nothing.json?shallow=true", "200 null"),
         ("GET /a.json?shallow=false", r#"200 {"9":true,"10":true,"b":{"c":1},"d":2,"e":{"f":{"g":1}}}"#),
+        ("GET /a.json?shallow=sizes", r#"200 {"9":4,"10":4,"b":true,"d":1,"e":true}"#),
+        ("GET /a/d.json?shallow=sizes", "200 1"),
         ("GET /a.json?shallow=true&limitToFirst=2", r#"200 {"9":true,"10":true}"#),
         ("GET /a.json?shallow=true&limitToFirst=2&startAfter=%2210%22", r#"200 {"b":true,"d":true}"#),
         ("GET /a.json?shallow=true&orderBy=%22d%22", "400 *"),
