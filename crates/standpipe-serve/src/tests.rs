@@ -3,6 +3,7 @@
 
 mod crowds;
 mod jobs;
+mod limits_page;
 mod pool;
 mod reload;
 mod server;
