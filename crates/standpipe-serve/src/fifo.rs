@@ -15,14 +15,15 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -32,14 +33,20 @@ use crate::opens::{Key, Opens};
 use crate::spot::{FileId, PipeError, Spot, id};
 use crate::{Conn, ConnIo, Listener, Peer, sys};
 
+/// Descriptors that there is room for from the start.
+const DESCRIPTORS: u64 = 4_096;
+/// Generations that are remembered without more memory.
+const KNOWN: usize = 4_096;
 /// FIFOs kept ready: as many readers can come while the maker does not run.
-const SPARES: usize = 24;
+const SPARES: usize = 64;
 /// After a failure to make one.
 const MAKER_PAUSE: Duration = Duration::from_millis(100);
 /// Readers that had waited for a dead server are let go together: they are counted once all have run.
 const SETTLE: Duration = Duration::from_millis(200);
 /// A look at events that the swap thread is about to take.
 const RETRY: Duration = Duration::from_micros(500);
+/// Readers that come within this time of each other are a burst.
+const BURST_GAP: Duration = Duration::from_millis(2);
 /// The default size of a pipe, and the largest that everybody may have.
 const PIPE_BYTES: usize = 64 << 10;
 const PIPE_BYTES_MAX: usize = 1 << 20;
@@ -51,20 +58,50 @@ struct Generation {
     key: Key,
     /// Our end, until the first reader's connection takes it.
     writer: Mutex<Option<OwnedFd>>,
-    /// The inode without an end of it.
-    inode: OwnedFd,
+    /// The inode without an end of it, once it has been opened.
+    inode: OnceLock<OwnedFd>,
     opened: AtomicUsize,
     /// Not decided before.
     settled_at: Option<Instant>,
 }
 
 impl Generation {
+    fn new(end: OwnedFd, key: Key, settled_at: Option<Instant>) -> io::Result<Arc<Self>> {
+        let id = id(&std::fs::metadata(link(&end))?);
+        let (writer, opened) = (Mutex::new(Some(end)), AtomicUsize::new(0));
+        Ok(Arc::new(Self { id, key, writer, inode: OnceLock::new(), opened, settled_at }))
+    }
+
+    /// Keeps a way to the inode that outlives our end.
+    fn keep_inode(&self) {
+        let kept =
+            self.writer.lock().as_ref().map(|end| open(link(end), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()));
+        if let Some(Ok(inode)) = kept {
+            let _kept_before = self.inode.set(inode);
+        }
+    }
+
     /// Lets a reader go that came when our end was closed: it had found the path before the swap. Without
     /// this it would wait for ever.
     fn release_late(&self) {
-        let path = format!("/proc/self/fd/{}", self.inode.as_raw_fd());
-        let _nobody_waits = open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        if let Some(inode) = self.inode.get() {
+            let _nobody_waits = open(link(inode), OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        }
     }
+}
+
+/// Makes room for descriptors before threads could have to wait for it: the kernel lets whoever opens one too
+/// many wait until every processor has been through its scheduler, which in a burst took 40 ms.
+fn widen_descriptor_table() {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if let (Ok(any), Ok(last)) = (std::fs::File::open("/"), i32::try_from(limit.saturating_sub(1))) {
+        let _closed_again = rustix::io::fcntl_dupfd_cloexec(&any, last);
+    }
+}
+
+/// A path to what a descriptor has open.
+fn link(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// What listener, threads and connections share.
@@ -106,6 +143,7 @@ impl FifoListener {
     fn start(spot: Spot, mode: u32) -> Result<Self, (io::Error, String)> {
         let path = spot.path().display().to_string();
         let opened = || {
+            widen_descriptor_table();
             let opens = Opens::new(spot.folder(), spot.workshop())?;
             let shared = Arc::new(Shared { opens, swapping: AtomicBool::new(false) });
             let workbench = Arc::new(Workbench { spot, shared: shared.clone(), mode: mode & 0o444 });
@@ -128,6 +166,7 @@ impl Listener for FifoListener {
             // The thread has panicked and said so.
             return std::future::pending().await;
         };
+        generation.keep_inode();
         let writer = generation.writer.lock().take();
         let sender = writer.and_then(|writer| pipe::Sender::from_owned_fd(writer).ok());
         let io = FifoConn { sender, shared: self.shared.clone(), generation };
@@ -161,26 +200,14 @@ impl Workbench {
         drop(reader);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(self.mode))?;
         let key = self.shared.opens.watch(&path)?;
-        let generation = self.generation(&path, key, Some(writer), None)?;
-        Ok(Spare { path, generation })
-    }
-
-    fn generation(
-        &self,
-        path: &Path,
-        key: Key,
-        writer: Option<OwnedFd>,
-        settled_at: Option<Instant>,
-    ) -> io::Result<Arc<Generation>> {
-        let inode = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let id = id(&std::fs::metadata(format!("/proc/self/fd/{}", inode.as_raw_fd()))?);
-        let (writer, opened) = (Mutex::new(writer), AtomicUsize::new(0));
-        Ok(Arc::new(Generation { id, key, writer, inode, opened, settled_at }))
+        Ok(Spare { path, generation: Generation::new(writer, key, None)? })
     }
 }
 
 /// Keeps spares ready until nobody takes them.
 fn make_all(workbench: &Workbench, spares: &SyncSender<Spare>) {
+    // Without a spare the swap thread could only wait; its own failure to be first is told.
+    let _as_everybody = sys::real_time(1).or_else(|_| sys::short_slice());
     loop {
         match workbench.make() {
             Ok(spare) => {
@@ -205,10 +232,14 @@ struct Swapper {
     current: Arc<Generation>,
     /// The one that is at the path; another one only where a rename failed.
     placed: FileId,
-    /// The ones that have been opened, and whether they have been looked at since they ended.
+    /// The ones that have been opened, and whether they have ended.
     known: HashMap<Key, (Arc<Generation>, bool)>,
     /// Something of others is at the path, and that was told.
     foreign: bool,
+    /// When readers came last.
+    last: Instant,
+    /// May stay awake: readers have another processor to run on, and the scheduler does not make up for it.
+    tireless: bool,
 }
 
 impl Swapper {
@@ -217,17 +248,22 @@ impl Swapper {
         let first = workbench.make()?;
         let stale = workbench.spot.found().and_then(|_| Stale::find(workbench.spot.path()));
         workbench.spot.replace(&first.path)?;
-        let mut known = HashMap::new();
+        let mut known = HashMap::with_capacity(KNOWN);
         if let Some(waiting) = stale.and_then(|stale| stale.take_over(&workbench)) {
             known.insert(waiting.key.clone(), (waiting, false));
         }
         let placed = first.generation.id;
-        Ok(Self { workbench, catch, current: first.generation, placed, known, foreign: false })
+        let (current, last) = (first.generation, Instant::now());
+        Ok(Self { workbench, catch, current, placed, known, foreign: false, last, tireless: false })
     }
 
     fn run(mut self, bell: &Bell, spares: Receiver<Spare>, maker: Keeper) {
-        if let Err(error) = sys::real_time() {
-            tracing::debug!(%error, "no real-time priority: in a burst more readers may collide");
+        match sys::real_time(2) {
+            Ok(()) => self.tireless = crate::limits::cores() > 1,
+            Err(error) => {
+                tracing::debug!(%error, "no real-time priority: in a burst more readers collide");
+                let _older_kernel = sys::short_slice();
+            }
         }
         let shared = self.workbench.shared.clone();
         let mut next = spares.recv().ok();
@@ -236,9 +272,8 @@ impl Swapper {
                 Woken::Stop => break,
                 Woken::Tick => self.look(&mut next, &spares),
                 Woken::Event => {
-                    shared.swapping.store(true, Ordering::SeqCst);
-                    shared.opens.read(|key| self.opened(key, &mut next, &spares));
-                    shared.swapping.store(false, Ordering::SeqCst);
+                    self.take(&mut next, &spares);
+                    self.stay_awake(&mut next, &spares);
                 }
             }
         }
@@ -248,16 +283,42 @@ impl Swapper {
         drop(maker);
     }
 
+    /// Swaps for every open there is to hear of.
+    fn take(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        let shared = self.workbench.shared.clone();
+        shared.swapping.store(true, Ordering::SeqCst);
+        shared.opens.read(|key| self.opened(key, next, spares));
+        shared.swapping.store(false, Ordering::SeqCst);
+    }
+
+    /// In a burst, looks for the next reader without going to sleep. Waking up takes as long as the system
+    /// call that somebody else makes on that processor: on a kernel that does not preempt them up to
+    /// milliseconds, in which a dozen readers come.
+    fn stay_awake(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        let before = std::mem::replace(&mut self.last, Instant::now());
+        if !self.tireless || self.last.duration_since(before) > BURST_GAP {
+            return;
+        }
+        while self.last.elapsed() < BURST_GAP {
+            if self.workbench.shared.opens.is_pending() {
+                self.take(next, spares);
+                self.last = Instant::now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// Somebody opened an inode of ours.
     fn opened(&mut self, key: &[u8], next: &mut Option<Spare>, spares: &Receiver<Spare>) {
         let generation = if *key == *self.current.key {
             let Some(generation) = self.swap(next, spares) else { return };
             self.known.insert(generation.key.clone(), (generation.clone(), false));
             generation
-        } else if let Some((generation, _)) = self.known.get(key) {
+        } else if let Some((generation, false)) = self.known.get(key) {
             // It shares the inode with an earlier reader.
             generation.clone()
         } else {
+            // Not a reader of anything that is still served, or ourselves.
             return;
         };
         generation.opened.fetch_add(1, Ordering::SeqCst);
@@ -280,11 +341,12 @@ impl Swapper {
     fn look(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
         self.known.retain(|_, (generation, seen)| {
             let ended = Arc::strong_count(generation) == 1;
+            let before = std::mem::replace(seen, ended);
             if ended {
                 generation.release_late();
             }
-            // Once more after it has ended, for whoever was late.
-            !(ended && std::mem::replace(seen, ended))
+            // Kept for one more look, for whoever was late.
+            !before
         });
         let found = self.workbench.spot.found().map(|found| id(&found));
         if found == Some(self.current.id) {
@@ -327,10 +389,10 @@ impl Stale {
 
     /// Lets its readers go, as readers of ours. None when nobody waits.
     fn take_over(self, workbench: &Workbench) -> Option<Arc<Generation>> {
-        let path = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        let path = PathBuf::from(link(&self.0));
         let key = workbench.shared.opens.watch(&path).ok()?;
         let writer = open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        workbench.generation(&path, key, Some(writer), Some(Instant::now() + SETTLE)).ok()
+        Generation::new(writer, key, Some(Instant::now() + SETTLE)).ok()
     }
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
@@ -18,7 +19,7 @@ use crate::sys;
 const BUFFER_BYTES: usize = 8 << 10;
 
 /// Names an inode in the events.
-pub(crate) type Key = Box<[u8]>;
+pub(crate) type Key = Arc<[u8]>;
 
 /// The source.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Opens {
             }
             Self::Melting(inotify) => {
                 let watch = inotify::add_watch(inotify, path, WatchFlags::OPEN)?;
-                Ok(Box::new(watch.to_ne_bytes()))
+                Ok(Arc::new(watch.to_ne_bytes()))
             }
         }
     }

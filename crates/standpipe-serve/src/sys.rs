@@ -10,6 +10,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use libc::c_int;
 
@@ -91,13 +92,37 @@ pub(crate) fn signalled_file(signals: &OwnedFd) -> Option<RawFd> {
     (count == info.len()).then_some(if signal == libc::SIGIO.unsigned_abs() { -1 } else { file })
 }
 
-/// Lets the calling thread run before all ordinary ones. Its children don't inherit that.
-pub(crate) fn real_time() -> io::Result<()> {
-    let mut lowest = zeroed_sched_param();
-    lowest.sched_priority = 1;
+/// Lets the calling thread run before all ordinary ones, and before those of a lower `priority` (from 1 on).
+/// Its children don't inherit that.
+pub(crate) fn real_time(priority: c_int) -> io::Result<()> {
+    let mut parameters = zeroed_sched_param();
+    parameters.sched_priority = priority;
     // SAFETY: 0 is the calling thread, and the parameters live until after the call.
-    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const lowest) })?;
+    checked(unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters)
+    })?;
     Ok(())
+}
+
+/// Asks the scheduler for short turns that come soon, which everybody may (Linux 6.12).
+pub(crate) fn short_slice() -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    // The shortest slice there is, in nanoseconds.
+    let attributes = Attributes { size: size_of::<Attributes>() as u32, runtime: 100_000, ..Attributes::default() };
+    // SAFETY: 0 is the calling thread; the structure is that of `sched_setattr` and lives until after the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// musl's structure has reserved fields.
@@ -125,7 +150,7 @@ pub(crate) fn fanotify_opens(fanotify: &OwnedFd, path: &Path) -> io::Result<()> 
 }
 
 /// The handle of the file at `path`, as fanotify reports it: size, type and bytes.
-pub(crate) fn handle(path: &Path) -> io::Result<Box<[u8]>> {
+pub(crate) fn handle(path: &Path) -> io::Result<Arc<[u8]>> {
     const HEAD: usize = 8;
     let path = c_path(path)?;
     // Of 32-bit numbers, for the structure begins with two of them and wants their alignment.
