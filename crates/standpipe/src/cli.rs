@@ -109,6 +109,19 @@ Examples:
   standpipe watch /board --since last
   standpipe watch /jobs/7/state --once")]
     Watch(WatchArgs),
+    /// Mount a tree as a directory: values are files, objects are directories
+    #[cfg(all(feature = "fuse", target_os = "linux"))]
+    #[command(after_help = "\
+Reading a file gives the value and a newline; what is written is a number or a boolean where it reads as one, else a string. \
+Runs until it is unmounted or stopped (Ctrl-C); the folder is empty again then. Needs /dev/fuse, and without root \
+fusermount3 (Debian's fuse3).
+
+Examples:
+  standpipe mount ./tree
+  standpipe mount /mnt/home --path /home --read-only
+  echo 21.5 > ./tree/home/kitchen/temp                     (in another terminal)
+  grep -r hello ./tree")]
+    Mount(MountArgs),
     /// Load a JSON file of any size into a path
     #[command(after_help = "\
 Replaces what is there, in pieces: watchers see them come. Memory does not grow with the file.
@@ -324,6 +337,30 @@ pub(crate) struct WatchArgs {
     /// End after the first line
     #[arg(long)]
     pub(crate) once: bool,
+    /// The server
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[cfg(all(feature = "fuse", target_os = "linux"))]
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MountArgs {
+    /// The folder to mount on
+    pub(crate) dir: PathBuf,
+    /// The path to mount, such as /home/kitchen
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+    /// How values look as files
+    #[arg(long, value_name = "HOW", default_value = "text")]
+    pub(crate) render: crate::mount::Render,
+    /// Refuse every change
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Longest wait for the server, in seconds; then an operation fails
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) timeout: u64,
     /// The server
     #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
     pub(crate) url: String,

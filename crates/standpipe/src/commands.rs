@@ -30,6 +30,10 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Serve(arguments) => return serve(Mode::Serve, arguments, verbosity),
         _ => logging::start(LevelFilter::WARN, verbosity.steps(), LogFormat::Human)?,
     }
+    #[cfg(all(feature = "fuse", target_os = "linux"))]
+    if let Command::Mount(arguments) = &cli.command {
+        return crate::mount::run(arguments);
+    }
     let out = &mut std::io::stdout().lock();
     match &cli.command {
         Command::Dev(_) | Command::Serve(_) => {}
@@ -39,6 +43,8 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Push(arguments) => push(arguments, verbosity, out)?,
         Command::Rm(arguments) => rm(arguments)?,
         Command::Watch(arguments) => follow(arguments, out)?,
+        #[cfg(all(feature = "fuse", target_os = "linux"))]
+        Command::Mount(_) => {}
         Command::Import(arguments) => load(arguments, verbosity, out)?,
         Command::Export(arguments) => export(arguments, verbosity, out)?,
         Command::Backup(arguments) => backup(arguments, verbosity)?,

@@ -52,15 +52,17 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    cause: String,
-    help: Option<String>,
+    pub(crate) cause: String,
+    pub(crate) help: Option<String>,
     /// When the server wants to be asked again.
     pub(crate) retry_after: Option<Duration>,
+    /// The HTTP status of a refusal.
+    pub(crate) status: Option<u16>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, cause: impl Into<String>) -> Self {
-        Self { exit, cause: cause.into(), help: None, retry_after: None }
+        Self { exit, cause: cause.into(), help: None, retry_after: None, status: None }
     }
 
     pub(crate) fn failed(cause: impl Into<String>) -> Self {

@@ -8,6 +8,8 @@ mod config;
 mod exit;
 mod local;
 mod logging;
+#[cfg(all(feature = "fuse", target_os = "linux"))]
+mod mount;
 mod node;
 mod reload;
 mod systemd;

@@ -81,6 +81,11 @@ impl Client {
         self.db.as_deref()
     }
 
+    /// Where this client's futures run, while somebody is in [`Self::block_on`].
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        self.runtime.handle()
+    }
+
     /// Runs `future` on this client's runtime.
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
@@ -180,6 +185,11 @@ impl Client {
         Ok(response.into_body())
     }
 
+    /// The target of a path, with its parameters, escaped.
+    pub(crate) fn location(&self, path: &str, query: &[(&str, String)]) -> String {
+        self.target(&resource(path), query)
+    }
+
     /// `resource` with its parameters, escaped.
     fn target(&self, resource: &str, query: &[(&str, String)]) -> String {
         let ns = self.db.iter().map(|db| ("ns", db));
@@ -193,7 +203,11 @@ impl Client {
         }
     }
 
-    async fn open(
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// As [`super::Target::call`].
+    pub(crate) async fn open(
         &self,
         method: Method,
         target: &str,
@@ -240,7 +254,7 @@ impl Client {
     ///
     /// # Errors
     /// The server broke off, or was silent for too long.
-    pub(super) async fn data(&self, body: &mut Incoming) -> Result<Option<Bytes>> {
+    pub(crate) async fn data(&self, body: &mut Incoming) -> Result<Option<Bytes>> {
         loop {
             match timeout(SILENCE_MAX, body.frame()).await.map_err(|_| self.silent())? {
                 None => return Ok(None),
@@ -338,6 +352,10 @@ fn header_value(what: &str, text: &str) -> Result<header::HeaderValue> {
 
 /// What a refusal means: the server's own sentence, and what to do about it.
 fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+    Failure { status: Some(status.as_u16()), ..explain(status, headers, body) }
+}
+
+fn explain(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     #[derive(serde::Deserialize)]
     struct Told {
         error: String,

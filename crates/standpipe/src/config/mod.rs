@@ -202,7 +202,10 @@ fn check_each(layers: &Layers) -> Result<Values> {
         return wrong("server.listen", &text);
     }
     for (name, at) in [("server.line", &values.server.line), ("server.resp", &values.server.resp)] {
-        if !at.is_empty() && !at.contains('/') && let Err(text) = check_listen(at) {
+        if !at.is_empty()
+            && !at.contains('/')
+            && let Err(text) = check_listen(at)
+        {
             return wrong(name, &text);
         }
     }
