@@ -128,6 +128,19 @@ impl Path {
         out
     }
 
+    /// Appends the row key of a leaf at the path `text`: what parsing and encoding give, without a path
+    /// in between.
+    pub fn encode_text(text: &str, out: &mut Vec<u8>) -> Result<(), PathError> {
+        let before = out.len();
+        let mut depth = 0;
+        for segment in segments(text) {
+            check_key(segment)?;
+            depth += 1;
+            encode_key(segment, out);
+        }
+        check_size(depth, out.len() - before)
+    }
+
     /// Reads what [`Path::encode`] wrote; `None` when it is corrupt or the key of a priority.
     pub fn decode(bytes: &[u8]) -> Option<Path> {
         let mut text = String::with_capacity(bytes.len());

@@ -11,6 +11,7 @@ use standpipe_wire::resp::{self, DecodeLimits, Decoded};
 
 use super::Shared;
 use super::call::{Call, Fault, Look, OwnedCall, Run};
+use super::keys::text;
 use super::multi::Transaction;
 use super::pubsub::Subscriptions;
 use super::reply::{Reply, Version};
@@ -58,9 +59,15 @@ pub(super) struct Client {
     /// The command before: clients repeat themselves.
     last: &'static Spec,
     /// What the reads of one turn share.
-    snapshot: Option<Box<Snapshot>>,
+    reading: Option<Box<Reading>>,
     /// What few clients have.
     pub(super) more: Option<Box<More>>,
+}
+
+/// A snapshot, and room for the key of a row.
+struct Reading {
+    snapshot: Snapshot,
+    row: Vec<u8>,
 }
 
 /// State that a client has once it does more than read and write.
@@ -82,7 +89,7 @@ impl Client {
             identity: Identity::Anonymous,
             version: Version::Two,
             last: &table::COMMANDS[0],
-            snapshot: None,
+            reading: None,
             more: None,
         })
     }
@@ -175,10 +182,30 @@ impl Client {
         Step::Answered { used }
     }
 
+    /// Replies with the leaf at a key, if there is one: what most commands ask for, found in one search.
+    fn leaf(&mut self, key: &[u8], turn: &mut Turn<'_>) -> Result<bool, Error> {
+        let (separator, version) = (self.shared.separator, self.version);
+        let Some(Reading { snapshot, row }) = self.reading()? else { return Ok(false) };
+        row.clear();
+        if !separator.encode(key, row) {
+            return Ok(false);
+        }
+        let Some(leaf) = snapshot.leaf(row)? else { return Ok(false) };
+        Reply { out: turn.out, version }.bulk(&text(&leaf));
+        Ok(true)
+    }
+
     fn read(&mut self, run: Run, weight: Weight, args: &[&[u8]], used: usize, turn: &mut Turn<'_>) -> Step<Done> {
+        if weight == Weight::Value {
+            match self.leaf(args[1], turn) {
+                Ok(true) => return Step::Answered { used },
+                Ok(false) => {}
+                Err(error) => return self.answered(used, &Fault::Engine(error), turn),
+            }
+        }
         let separator = self.shared.separator;
-        let small = match self.look_now() {
-            Ok(Some(snapshot)) => match is_small(separator, snapshot, weight, args, turn) {
+        let small = match self.reading() {
+            Ok(Some(reading)) => match is_small(separator, &reading.snapshot, weight, args, turn) {
                 Ok(small) => small,
                 Err(fault) => return self.answered(used, &fault, turn),
             },
@@ -186,12 +213,12 @@ impl Client {
             Ok(None) => false,
             Err(error) => return self.answered(used, &Fault::Engine(error), turn),
         };
-        let Some(snapshot) = self.snapshot.as_deref().filter(|_| small) else {
+        let Some(reading) = self.reading.as_deref().filter(|_| small) else {
             return Step::Later { used, answer: self.read_later(run, args, turn) };
         };
         let before = turn.out.len();
         let mut call = Call {
-            look: Look::Snapshot(snapshot),
+            look: Look::Snapshot(&reading.snapshot),
             args,
             reply: Reply { out: turn.out, version: self.version },
             separator: self.shared.separator,
@@ -206,11 +233,12 @@ impl Client {
     }
 
     /// This turn's snapshot, if one can be had without waiting.
-    fn look_now(&mut self) -> Result<Option<&Snapshot>, Error> {
-        if self.snapshot.is_none() {
-            self.snapshot = self.database.snapshot_now()?.map(Box::new);
+    fn reading(&mut self) -> Result<Option<&mut Reading>, Error> {
+        if self.reading.is_none() {
+            let reading = |snapshot| Box::new(Reading { snapshot, row: Vec::new() });
+            self.reading = self.database.snapshot_now()?.map(reading);
         }
-        Ok(self.snapshot.as_deref())
+        Ok(self.reading.as_deref_mut())
     }
 
     pub(super) fn owned(&self, run: Run, args: &[&[u8]], reply_max: usize) -> OwnedCall {
@@ -330,12 +358,11 @@ fn is_small(
 ) -> Result<bool, Fault> {
     match weight {
         Weight::Point => Ok(args.len() <= SMALL_KEYS),
-        Weight::Values if args.len() <= 2 => {
+        Weight::Value | Weight::Values if args.len() <= 2 => {
             let path = separator.path(args[1])?;
             Ok(dispatch::cost(snapshot, &path, turn.limits.reply_chunk_bytes)? == Cost::Small)
         }
-        Weight::Values => Ok(false),
-        Weight::Scan => Ok(false),
+        Weight::Value | Weight::Values | Weight::Scan => Ok(false),
     }
 }
 
@@ -392,7 +419,7 @@ impl Protocol for Client {
     }
 
     fn turn_over(&mut self) {
-        self.snapshot = None;
+        self.reading = None;
     }
 
     fn goodbye(&mut self, reason: CloseReason, out: &mut Vec<u8>) {

@@ -28,17 +28,20 @@ impl Separator {
         }
     }
 
+    /// Appends the row key of a leaf at the path of `key`; false where that needs the long way, of
+    /// [`Separator::path`], which also says what is wrong with the key.
+    pub(super) fn encode(self, key: &[u8], row: &mut Vec<u8>) -> bool {
+        let plain = |byte: u8| !matches!(byte, b'.' | b'$' | b'#' | b'[' | b']' | b'%' | 0x7F) && byte >= 0x20;
+        self == Self::Slash
+            && key.iter().all(|byte| plain(*byte))
+            && std::str::from_utf8(key).is_ok_and(|key| Path::encode_text(key, row).is_ok())
+    }
+
     /// The path that `key` names; empty segments are ignored, as in every door.
     pub(super) fn path(self, key: &[u8]) -> Result<Path, Fault> {
         let key = std::str::from_utf8(key).map_err(|_| Fault::err("a key must be UTF-8"))?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'/');
-        let path = match self {
-            Self::Slash if key.bytes().all(plain) => Path::parse(key),
-            _ => {
-                let segments = key.split(self.as_char()).filter(|segment| !segment.is_empty());
-                Path::parse(&segments.map(escape_key).collect::<Vec<Cow<'_, str>>>().join("/"))
-            }
-        };
+        let segments = key.split(self.as_char()).filter(|segment| !segment.is_empty());
+        let path = Path::parse(&segments.map(escape_key).collect::<Vec<Cow<'_, str>>>().join("/"));
         path.map_err(|error| Fault::err(error.to_string()))
     }
 

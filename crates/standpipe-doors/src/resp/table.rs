@@ -13,6 +13,8 @@ pub(super) type ClientRun =
 pub(super) enum Weight {
     /// As many rows as it names keys.
     Point,
+    /// The value of one key, mostly a leaf.
+    Value,
     /// Whole values.
     Values,
     /// Maybe everything.
@@ -112,7 +114,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     Spec::new("echo", 2, Does::Read(server::echo, Weight::Point), NONE, "Says what it is told"),
     conn("exec", 1, multi::exec, "Carries out a transaction in one commit").during_multi(),
     with_keys(read("exists", -2, strings::exists, Weight::Point, "Counts the keys that exist"), ALL),
-    read("get", 2, strings::get, Weight::Values, "The text at a key; the compact JSON of what is below it"),
+    read("get", 2, strings::get, Weight::Value, "The text at a key; the compact JSON of what is below it"),
     write("getdel", 2, strings::getdel, "The text at a key, which is removed"),
     write("getset", 3, strings::getset, "Replaces a text and gives the old one"),
     write("hdel", -3, hashes::hdel, "Removes fields"),

@@ -14,7 +14,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
-use standpipe_tree::Path;
+use smallvec::SmallVec;
+use standpipe_tree::{Leaf, Path};
 
 pub use self::cursor::StoreCursor;
 use self::gate::{Gate, Pass};
@@ -255,6 +256,16 @@ impl Snapshot {
     /// A cursor over the rows of the subtree at `path`.
     pub fn cursor(&self, path: &Path) -> StoreCursor<'_> {
         self.store.cursor(&self.txn, &path.encode())
+    }
+
+    /// The leaf whose row has the encoded path `key`; `None` where nothing is, or a node. The quickest
+    /// read there is: one search, no copy.
+    pub fn leaf(&self, key: &[u8]) -> Result<Option<Leaf<'_>>> {
+        let mut buffer = SmallVec::<[u8; 128]>::with_capacity(key.len() + 1);
+        buffer.push(keys::TREE_PREFIX);
+        buffer.extend_from_slice(key);
+        let value = self.store.tree.get(&self.txn, &buffer)?;
+        Ok(value.and_then(Leaf::decode))
     }
 
     /// The stored rules text, if any.
