@@ -46,6 +46,7 @@ struct Waiting {
     queue: VecDeque<Queued>,
     bytes: usize,
     closed: bool,
+    gone: bool,
     woken: bool,
 }
 
@@ -84,11 +85,12 @@ impl Queue {
     }
 
     /// Queues the release of a lease. It is never refused for want of room: there are at most as many
-    /// as there were leases. Once closed, what is stored is released when the database is opened again.
+    /// as there were leases. Nor because the queue is closed: the last write of a lease may be in the
+    /// writer's hands still. Once the writer is gone, it is done when the database is opened again.
     pub(crate) fn release(&self, lease: LeaseId, bytes: usize) {
         let queued = Queued::release(lease, bytes);
         let mut waiting = self.waiting.lock();
-        if waiting.closed {
+        if waiting.gone {
             return;
         }
         waiting.bytes += queued.bytes;
@@ -143,7 +145,7 @@ impl Queue {
     /// Refuses what comes and what waits: the writer is gone.
     pub(crate) fn abandon(&self) {
         let mut waiting = self.waiting.lock();
-        waiting.closed = true;
+        (waiting.closed, waiting.gone) = (true, true);
         waiting.bytes = 0;
         let queue = std::mem::take(&mut waiting.queue);
         // A lease that is dropped with its write looks into the queue.
@@ -198,5 +200,12 @@ mod tests {
         assert_eq!(queue.push(queued(1), bounds).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(taken(&queue, 9, 99), Some(1));
         assert_eq!(taken(&queue, 9, 99), None);
+        let release = || queue.release(LeaseId::new(1, 2), 500);
+        (0..9).for_each(|_| release());
+        assert_eq!(taken(&queue, 99, 9_999), Some(9), "full and closed, a queue takes releases");
+        release();
+        queue.abandon();
+        release();
+        assert_eq!(taken(&queue, 9, 9), None);
     }
 }

@@ -193,6 +193,21 @@ fn a_write_that_waits_is_not_done_after_the_release() {
 }
 
 #[test]
+fn closing_waits_for_the_release_of_what_it_still_writes() {
+    for _ in 0..30 {
+        let dir = TempDir::new().unwrap();
+        let database = open(&dir);
+        let lease = database.lease();
+        let intent = Intent { lease: Some(lease.clone()), ..Intent::new(set_op("/p", "1"), Identity::Anonymous) };
+        let answer = database.submit(intent, far()).unwrap();
+        drop(lease);
+        database.close();
+        answer.blocking_recv().unwrap().unwrap();
+        assert_eq!(get(&database, "/p"), "null");
+    }
+}
+
+#[test]
 fn a_release_is_not_refused_by_a_full_queue() {
     let dir = TempDir::new().unwrap();
     let config = EngineConfig { writer_queue_intents_max: 1, ..config(&dir) };
