@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Durability, LogFormat};
 use crate::exit::Exit;
+use crate::pipe::{PipeMode, RenderAs};
 
 const SIXTY_SECONDS: &str = "\
 Examples:
@@ -109,6 +110,36 @@ Examples:
   standpipe watch /board --since last
   standpipe watch /jobs/7/state --once")]
     Watch(WatchArgs),
+    /// Print the value at a path as `cat` would a file: a leaf as it is, anything else as indented JSON
+    #[command(after_help = "\
+One exact read. On this machine it goes over the Unix socket of the server (--socket), where there is one.
+
+Examples:
+  standpipe cat /home/kitchen/temp
+  standpipe cat /home --render markdown
+  standpipe cat /home --url unix:/run/standpipe.sock")]
+    Cat(CatArgs),
+    /// Serve a value, or a folder of Markdown, to whoever opens a file
+    #[command(after_help = "\
+The document is made when a reader opens the file, so it is never old. A path of the tree begins with a slash; \
+anything else that is a folder is served as one document, a heading before each file (--folder for one whose \
+name begins with a slash). Ctrl-C ends it and removes the file. Linux only; see docs/pipes.md.
+
+Examples:
+  standpipe pipe /home home.pipe                     (then: cat home.pipe)
+  standpipe pipe /home home.md --mode file --render markdown
+  standpipe pipe ./docs all.pipe
+  standpipe pipe /srv/docs all.pipe --folder")]
+    Pipe(PipeArgs),
+    /// Keep a copy of the value at a path in a file, replaced whole after every change
+    #[command(after_help = "\
+Any number of readers, none of which ever sees half of it. --on-change runs through sh when the file has \
+changed, never twice at once; changes meanwhile are one more run. Ctrl-C ends it; the copy stays.
+
+Examples:
+  standpipe mirror /home ./live/home.json
+  standpipe mirror /home ./live/home.json --on-change './reload-panel'")]
+    Mirror(MirrorArgs),
     /// Mount a tree as a directory: values are files, objects are directories
     #[cfg(all(feature = "fuse", target_os = "linux"))]
     #[command(after_help = "\
@@ -194,6 +225,9 @@ pub(crate) struct NodeArgs {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:9000]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
+    /// A Unix socket on which HTTP is spoken too, for this user's commands only [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
     /// Where `nc` and shells talk in lines: an address, or the path of a Unix socket [default: nowhere]
     #[arg(long, value_name = "HOST:PORT|PATH")]
     pub(crate) line: Option<String>,
@@ -338,6 +372,65 @@ pub(crate) struct WatchArgs {
     #[arg(long)]
     pub(crate) once: bool,
     /// The server
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CatArgs {
+    /// The path, such as /home/kitchen
+    pub(crate) path: String,
+    /// How it is written [default: text for a leaf, else json]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) render: Option<RenderAs>,
+    /// The server, as http://HOST:PORT or unix:PATH
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PipeArgs {
+    /// A path of the tree, or a folder of Markdown files
+    #[arg(value_name = "PATH|DIR")]
+    pub(crate) source: String,
+    /// The file that readers open; removed at the end
+    pub(crate) file: PathBuf,
+    /// How readers are served
+    #[arg(long, default_value = "fifo")]
+    pub(crate) mode: PipeMode,
+    /// How a value is written
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub(crate) render: RenderAs,
+    /// The first argument is a folder, whatever it looks like
+    #[arg(long)]
+    pub(crate) folder: bool,
+    /// Who may read: 0400 is you, 0440 your group, 0444 everybody
+    #[arg(long, value_name = "OCTAL", default_value = crate::pipe::PERM_DEFAULT, value_parser = crate::pipe::perm)]
+    pub(crate) perm: u32,
+    /// The server, as http://HOST:PORT or unix:PATH
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MirrorArgs {
+    /// The path, such as /home
+    pub(crate) path: String,
+    /// The file; it keeps its permissions, and a new one is yours only
+    pub(crate) file: PathBuf,
+    /// Run this through sh when the file has changed
+    #[arg(long, value_name = "CMD")]
+    pub(crate) on_change: Option<String>,
+    /// How the value is written
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub(crate) render: RenderAs,
+    /// The server, as http://HOST:PORT or unix:PATH
     #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
     pub(crate) url: String,
     #[command(flatten)]

@@ -7,17 +7,18 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use indicatif::ProgressBar;
+use standpipe_doors::Render;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{
-    BackupArgs, Cli, Command, ConfigCommand, ExportArgs, GetArgs, ImportArgs, NodeArgs, PutArgs, QueryArgs, RmArgs,
-    Since, Verbosity, WatchArgs, WriteArgs,
+    BackupArgs, CatArgs, Cli, Command, ConfigCommand, ExportArgs, GetArgs, ImportArgs, NodeArgs, PutArgs, QueryArgs,
+    RmArgs, Since, Verbosity, WatchArgs, WriteArgs,
 };
 use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
-use crate::{local, logging, node};
+use crate::{local, logging, mirror, node, pipe};
 
 /// The largest value that one request may carry (the server's default limit).
 const VALUE_BYTES_MAX: u64 = 256 << 20;
@@ -28,6 +29,11 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
     match &cli.command {
         Command::Dev(arguments) => return serve(Mode::Dev, arguments, verbosity),
         Command::Serve(arguments) => return serve(Mode::Serve, arguments, verbosity),
+        // Servers in the foreground: -v tells of each reader.
+        Command::Pipe(arguments) => {
+            logging::start(LevelFilter::INFO, verbosity.steps(), LogFormat::Human)?;
+            return pipe::run(arguments);
+        }
         _ => logging::start(LevelFilter::WARN, verbosity.steps(), LogFormat::Human)?,
     }
     #[cfg(all(feature = "fuse", target_os = "linux"))]
@@ -36,15 +42,17 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
     }
     let out = &mut std::io::stdout().lock();
     match &cli.command {
-        Command::Dev(_) | Command::Serve(_) => {}
+        Command::Dev(_) | Command::Serve(_) | Command::Pipe(_) => {}
         Command::Get(arguments) => get(arguments, out)?,
         Command::Put(arguments) => put(arguments, verbosity)?,
         Command::Patch(arguments) => patch(arguments, verbosity)?,
         Command::Push(arguments) => push(arguments, verbosity, out)?,
         Command::Rm(arguments) => rm(arguments)?,
         Command::Watch(arguments) => follow(arguments, out)?,
+        Command::Cat(arguments) => cat(arguments, out)?,
         #[cfg(all(feature = "fuse", target_os = "linux"))]
         Command::Mount(_) => {}
+        Command::Mirror(arguments) => mirror::run(arguments)?,
         Command::Import(arguments) => load(arguments, verbosity, out)?,
         Command::Export(arguments) => export(arguments, verbosity, out)?,
         Command::Backup(arguments) => backup(arguments, verbosity)?,
@@ -76,6 +84,30 @@ fn get(arguments: &GetArgs, out: &mut dyn Write) -> Result<()> {
         call.query.push(("shallow", "true".into()));
     }
     value(&call, &mut Target::open(&arguments.target)?, out)
+}
+
+/// Largest value that `cat` holds to write it in another form.
+const CAT_BYTES_MAX: usize = 1 << 30;
+
+fn cat(arguments: &CatArgs, out: &mut dyn Write) -> Result<()> {
+    let client = Client::near(&arguments.url, &arguments.access)?;
+    let render = arguments.render.map(Render::from);
+    let title = format!("/{}", arguments.path.trim_matches('/'));
+    let mut call = Call::new(Verb::Get, &arguments.path);
+    call.query.push(("print", "pretty".into()));
+    let mut document = client.block_on(client.fetch(&call, CAT_BYTES_MAX))?;
+    let is_leaf = !matches!(document.first(), Some(b'{' | b'['));
+    match render {
+        None if is_leaf => document = as_document(Render::Text, &title, &document)?,
+        None | Some(Render::Json) => document.push(b'\n'),
+        Some(other) => document = as_document(other, &title, &document)?,
+    }
+    out.write_all(&document).map_err(|error| Failure::output(&error))
+}
+
+/// An answer in another form.
+pub(crate) fn as_document(render: Render, title: &str, json: &[u8]) -> Result<Vec<u8>> {
+    render.document(title, json).map_err(|error| Failure::failed(format!("the answer is no JSON: {error}")))
 }
 
 /// The parameters of a query. A bound that is no JSON is a string that lacks its quotes.

@@ -8,9 +8,11 @@ mod config;
 mod exit;
 mod local;
 mod logging;
+mod mirror;
 #[cfg(all(feature = "fuse", target_os = "linux"))]
 mod mount;
 mod node;
+mod pipe;
 mod reload;
 mod systemd;
 

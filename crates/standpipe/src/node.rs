@@ -17,6 +17,7 @@ use crate::cli::AccessArgs;
 use crate::client::{Client, Target, import};
 use crate::config::{self, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
+use crate::pipe::PipeEntry;
 use crate::reload::{FileWatch, Reload};
 use crate::systemd::{self, State};
 
@@ -24,6 +25,8 @@ use crate::systemd::{self, State};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listen<'a> {
     pub(crate) http: &'a str,
+    /// A Unix socket for HTTP.
+    pub(crate) socket: &'a Path,
     pub(crate) line: &'a str,
     pub(crate) resp: &'a str,
     pub(crate) separator: Separator,
@@ -32,7 +35,7 @@ pub(crate) struct Listen<'a> {
 impl<'a> Listen<'a> {
     /// Only HTTP.
     pub(crate) fn http(at: &'a str) -> Self {
-        Self { http: at, line: "", resp: "", separator: Separator::Slash }
+        Self { http: at, socket: Path::new(""), line: "", resp: "", separator: Separator::Slash }
     }
 }
 
@@ -80,9 +83,23 @@ impl Node {
             server.listen(Arc::new(door), listeners);
             others.push(("resp", at));
         }
-        let door = HttpDoor::new(dispatch, credentials, server.metrics().clone(), ready.clone());
-        server.listen(Arc::new(door), listeners);
+        let door = Arc::new(HttpDoor::new(dispatch, credentials, server.metrics().clone(), ready.clone()));
+        if !listen.socket.as_os_str().is_empty() {
+            server.listen(door.clone(), bind_unix(listen.socket, &server)?);
+            others.push(("socket", listen.socket.display().to_string()));
+        }
+        server.listen(door, listeners);
         Ok(Self { engine, server, ready, address, others })
+    }
+
+    /// Serves the pipes of the configuration, each counted as a door of its own.
+    fn open_pipes(&mut self, pipes: &[PipeEntry]) -> Result<()> {
+        let dispatch = Dispatch::new(self.engine.clone());
+        let opened = pipes.iter().map(|pipe| pipe.open(&self.server, &dispatch)).collect::<Result<Vec<_>>>()?;
+        if !opened.is_empty() {
+            self.others.push(("pipes", opened.join(",")));
+        }
+        Ok(())
     }
 
     /// Where it listens.
@@ -107,14 +124,23 @@ impl Node {
 /// Listens on an address, or on the path of a Unix socket, which has a slash; says where that is.
 fn bind(at: &str, server: &Server) -> Result<(Vec<SocketListener>, String)> {
     let failed = |error: BindError| Failure::failed(error.to_string());
-    #[cfg(unix)]
-    if at.contains('/') {
-        let listeners = SocketListener::bind_unix(Path::new(at), server.cores(), server.metrics()).map_err(failed)?;
-        return Ok((listeners, at.to_owned()));
+    if cfg!(unix) && at.contains('/') {
+        return Ok((bind_unix(Path::new(at), server)?, at.to_owned()));
     }
     let listeners = SocketListener::bind_tcp(at, server.cores(), server.metrics()).map_err(failed)?;
     let address = listeners.first().and_then(SocketListener::local_addr).map(|address| address.to_string());
     Ok((listeners, address.unwrap_or_else(|| at.to_owned())))
+}
+
+#[cfg(unix)]
+fn bind_unix(at: &Path, server: &Server) -> Result<Vec<SocketListener>> {
+    let bound = SocketListener::bind_unix(at, server.cores(), server.metrics());
+    bound.map_err(|error| Failure::failed(error.to_string()))
+}
+
+#[cfg(not(unix))]
+fn bind_unix(_: &Path, _: &Server) -> Result<Vec<SocketListener>> {
+    Err(Failure::failed("this system has no Unix sockets").help("listen on an address: HOST:PORT"))
 }
 
 /// Runs a server until it is told to stop.
@@ -130,6 +156,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
     let engine = engine_config(settings);
     let listen = Listen {
         http: &values.server.listen,
+        socket: &values.server.socket,
         line: &values.server.line,
         resp: &values.server.resp,
         separator: match values.server.resp_separator {
@@ -137,10 +164,12 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             config::RespSeparator::Colon => Separator::Colon,
         },
     };
-    let node = Node::start(engine, values.limits.clone(), listen, token.credentials())?;
+    let mut node = Node::start(engine, values.limits.clone(), listen, token.credentials())?;
     let url = node.url();
     load(settings, &node, &token)?;
+    node.open_pipes(&values.pipe)?;
     token.announce(node.address.port());
+    let announced = Socket::announce(node.address.port(), &values.server.socket);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -173,6 +202,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             clean = node.stop() => clean,
             () = signals.stop() => false,
         };
+        drop(announced);
         token.withdraw();
         Ok(if clean { Exit::Ok } else { Exit::Unclean })
     })
@@ -180,7 +210,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
 
 /// The settings as the engine wants them.
 fn engine_config(settings: &Settings) -> EngineConfig {
-    let config::Values { server, databases, engine, limits } = &settings.values;
+    let config::Values { server, databases, engine, limits, .. } = &settings.values;
     EngineConfig {
         databases: match settings.mode {
             Mode::Dev => Databases::OnDemand,
@@ -328,6 +358,28 @@ impl Token {
     }
 }
 
+/// A Unix socket that this user's commands find by the port; forgotten when dropped.
+struct Socket(u16);
+
+impl Socket {
+    /// A convenience, so its failure is none of ours.
+    fn announce(port: u16, socket: &Path) -> Option<Self> {
+        if socket.as_os_str().is_empty() {
+            return None;
+        }
+        if let Err(error) = crate::client::token::announce_socket(port, socket) {
+            tracing::debug!(%error, "commands don't find the socket by themselves");
+        }
+        Some(Self(port))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        crate::client::token::withdraw_socket(self.0);
+    }
+}
+
 /// What a person sees at start: at most 12 lines, on stderr.
 fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Token) {
     let values = &settings.values;
@@ -368,7 +420,7 @@ fn stop_at_once(why: &str) {
 }
 
 /// As many descriptors as we may have: each connection is one.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, getrlimit, setrlimit};

@@ -4,6 +4,7 @@
 mod connection;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,15 +41,25 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(crate) struct Client {
     runtime: tokio::runtime::Runtime,
     http: legacy::Client<HttpConnector, Full<Bytes>>,
-    /// Scheme and authority, without a final slash.
-    url: String,
+    server: Server,
     db: Option<String>,
     authorization: Option<header::HeaderValue>,
 }
 
+/// Where the server is.
+#[derive(Debug, PartialEq, Eq)]
+struct Server {
+    /// As the user knows it.
+    url: String,
+    /// Scheme and authority of requests, without a final slash.
+    base: String,
+    /// The Unix socket it listens on, where that is the way to it.
+    socket: Option<PathBuf>,
+}
+
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("url", &self.url).field("db", &self.db).finish_non_exhaustive()
+        f.debug_struct("Client").field("url", &self.server.url).field("db", &self.db).finish_non_exhaustive()
     }
 }
 
@@ -66,14 +77,31 @@ impl Client {
         connector.set_connect_timeout(Some(CONNECT_MAX));
         connector.set_nodelay(true);
         let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        let url = base(url)?;
-        let authorization = authorization(access, &url)?;
-        Ok(Self { runtime, http, url, db: access.db.clone(), authorization })
+        let server = Server::at(url)?;
+        let authorization = authorization(access, &server)?;
+        Ok(Self { runtime, http, server, db: access.db.clone(), authorization })
     }
 
-    /// Scheme and authority of the server.
+    /// A client that takes the Unix socket of a server on this machine, where one was announced and answers.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn near(url: &str, access: &AccessArgs) -> Result<Self> {
+        let client = Self::new(url, access)?;
+        #[cfg(unix)]
+        if let Some(authority) = client.server.url.strip_prefix("http://")
+            && let Some(socket) = token::find_socket(authority)
+            && std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        {
+            let server = Server { socket: Some(socket), ..client.server };
+            return Ok(Self { server, ..client });
+        }
+        Ok(client)
+    }
+
+    /// The server, as the user knows it.
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        &self.server.url
     }
 
     /// The database asked for.
@@ -110,6 +138,22 @@ impl Client {
             };
             self.copy(response, out).await
         })
+    }
+
+    /// Reads a path into memory, once; over `bytes_max` is a failure.
+    ///
+    /// # Errors
+    /// As [`super::Target::call`].
+    pub(crate) async fn fetch(&self, call: &Call, bytes_max: usize) -> Result<Vec<u8>> {
+        let mut body = self.request(call).await?.into_body();
+        let mut whole = Vec::new();
+        while let Some(data) = self.data(&mut body).await? {
+            if whole.len() + data.len() > bytes_max {
+                return Err(Failure::failed(format!("{} is longer than {bytes_max} bytes", call.path)));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole)
     }
 
     /// Copies the server's backup of the database to `out`.
@@ -179,7 +223,7 @@ impl Client {
         let kind = response.headers().get(header::CONTENT_TYPE);
         if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
             return Err(
-                Failure::failed(format!("{} sends no event stream", self.url)).help("is it a standpipe server?")
+                Failure::failed(format!("{} sends no event stream", self.url())).help("is it a standpipe server?")
             );
         }
         Ok(response.into_body())
@@ -230,14 +274,17 @@ impl Client {
         }
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = format!("{}{target}", self.url)
+        *request.uri_mut() = format!("{}{target}", self.server.base)
             .parse()
-            .map_err(|error| Failure::usage(format!("{}{target}: {error}", self.url)).help("use a shorter path"))?;
+            .map_err(|error| Failure::usage(format!("{}{target}: {error}", self.url())).help("use a shorter path"))?;
         *request.headers_mut() = headers;
         Ok(request)
     }
 
     async fn send(&self, request: Request<Full<Bytes>>, answer_max: Duration) -> Result<Response<Incoming>> {
+        if self.server.socket.is_some() {
+            return self.connect().await?.send(request, answer_max).await;
+        }
         let response = timeout(answer_max, self.http.request(request)).await.map_err(|_| self.silent())?;
         accepted(response.map_err(|error| self.unreachable(&error, error.is_connect()))?).await
     }
@@ -266,7 +313,7 @@ impl Client {
                 Some(Err(error)) => {
                     return Err(Failure::new(
                         Exit::Unreachable,
-                        format!("{} broke off in the middle of its answer: {}", self.url, innermost(&error)),
+                        format!("{} broke off in the middle of its answer: {}", self.url(), innermost(&error)),
                     ));
                 }
             }
@@ -274,12 +321,12 @@ impl Client {
     }
 
     fn silent(&self) -> Failure {
-        Failure::new(Exit::Unreachable, format!("{} does not answer", self.url))
+        Failure::new(Exit::Unreachable, format!("{} does not answer", self.url()))
             .help("is the server overloaded? try again")
     }
 
     fn unreachable(&self, error: &dyn std::error::Error, connecting: bool) -> Failure {
-        let failure = Failure::new(Exit::Unreachable, format!("can't reach {}: {}", self.url, innermost(error)));
+        let failure = Failure::new(Exit::Unreachable, format!("can't reach {}: {}", self.url(), innermost(error)));
         match connecting {
             true => failure.help("start a server (standpipe dev), name one (--url), or open a folder (--data)"),
             false => failure.help("is it a standpipe server, and http?"),
@@ -317,11 +364,24 @@ fn resource(path: &str) -> String {
     format!("/{}.json", segments.join("/"))
 }
 
+impl Server {
+    /// The server that a URL names: `http://HOST:PORT`, or `unix:PATH` for its socket.
+    fn at(url: &str) -> Result<Self> {
+        match url.strip_prefix("unix:") {
+            #[cfg(unix)]
+            Some(path) if !path.is_empty() => {
+                Ok(Self { url: url.to_owned(), base: "http://localhost".into(), socket: Some(path.into()) })
+            }
+            _ => base(url).map(|base| Self { url: base.clone(), base, socket: None }),
+        }
+    }
+}
+
 /// Scheme and authority of the URL the user gave.
 fn base(url: &str) -> Result<String> {
     let wrong = |why: &str| {
         Failure::usage(format!("{url:?} is no server's URL: {why}"))
-            .help("use http://HOST:PORT, such as http://127.0.0.1:9000")
+            .help("use http://HOST:PORT, such as http://127.0.0.1:9000, or unix:PATH")
     };
     let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
     match (uri.scheme_str(), uri.authority()) {
@@ -335,10 +395,13 @@ fn base(url: &str) -> Result<String> {
 }
 
 /// The credential that was given, else the one this user's server on this machine announced.
-fn authorization(access: &AccessArgs, url: &str) -> Result<Option<header::HeaderValue>> {
+fn authorization(access: &AccessArgs, server: &Server) -> Result<Option<header::HeaderValue>> {
     let token = match &access.token_file {
         Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),
-        None => access.token.clone().or_else(|| token::find(url.strip_prefix("http://")?)),
+        None => access.token.clone().or_else(|| match &server.socket {
+            Some(socket) => token::find_by_socket(socket),
+            None => token::find(server.base.strip_prefix("http://")?),
+        }),
     };
     let Some(token) = token else { return Ok(None) };
     let mut value = header_value("the credential", &format!("Bearer {}", token.trim()))?;
@@ -420,13 +483,15 @@ mod tests {
 
     #[test]
     fn urls_name_a_server_and_nothing_more() {
-        let check = |url, expected: Result<&str, &str>| match (base(url), expected) {
-            (Ok(got), Ok(want)) => assert_eq!(got, want),
+        let check = |url, expected: Result<&str, &str>| match (Server::at(url), expected) {
+            (Ok(got), Ok(want)) => assert_eq!(got.url, want),
             (Err(got), Err(part)) => assert!(got.exit == Exit::Usage && got.to_string().contains(part), "{got}"),
             (got, _) => panic!("{url}: {got:?}"),
         };
         check("http://127.0.0.1:9000", Ok("http://127.0.0.1:9000"));
         check("http://[::1]:9000/", Ok("http://[::1]:9000"));
+        check("unix:/run/standpipe.sock", Ok("unix:/run/standpipe.sock"));
+        check("unix:", Err("no server's URL"));
         check("https://h", Err("http only"));
         check("127.0.0.1:9000", Err("http://HOST:PORT"));
         check("http://h/a.json", Err("a path"));
@@ -438,7 +503,7 @@ mod tests {
     fn credentials_come_from_a_file_before_a_variable() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "from-file\n").unwrap();
-        let authorization = |access: &AccessArgs| authorization(access, "http://192.0.2.1:9000");
+        let authorization = |access: &AccessArgs| authorization(access, &Server::at("http://192.0.2.1:9000").unwrap());
         let both = AccessArgs { token: Some("t".into()), token_file: Some(file.path().into()), ..access() };
         assert_eq!(authorization(&both).unwrap().unwrap(), "Bearer from-file");
         let one = AccessArgs { token: Some("t".into()), ..access() };

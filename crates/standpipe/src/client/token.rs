@@ -1,5 +1,5 @@
-//! Where a server's administrator token is found by the commands of the user who runs it: a file of
-//! that user for each port of this machine. What a token allows is the server's.
+//! Where the commands of the user who runs a server find its administrator token and its Unix socket: files
+//! of that user for each port of this machine. What a token allows is the server's.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -18,8 +18,18 @@ pub(crate) fn write(file: &Path, secret: &str) -> io::Result<()> {
     file.sync_all()
 }
 
+fn dir() -> Option<PathBuf> {
+    state_dir(|name| std::env::var_os(name))
+}
+
 fn file(port: u16) -> Option<PathBuf> {
-    Some(state_dir(|name| std::env::var_os(name))?.join(format!("admin-{port}.token")))
+    Some(dir()?.join(format!("admin-{port}.token")))
+}
+
+const SOCKET: &str = "socket-";
+
+fn socket_file(port: u16) -> Option<PathBuf> {
+    Some(dir()?.join(format!("{SOCKET}{port}")))
 }
 
 /// Lets this user's commands use the token of the server on `port`.
@@ -31,6 +41,15 @@ pub(crate) fn announce(port: u16, secret: &str) -> io::Result<()> {
     write(&file, secret)
 }
 
+/// Lets this user's commands use the Unix socket of the server on `port`.
+pub(crate) fn announce_socket(port: u16, socket: &Path) -> io::Result<()> {
+    let file = socket_file(port).ok_or(io::ErrorKind::NotFound)?;
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::write(file, std::path::absolute(socket)?.as_os_str().as_encoded_bytes())
+}
+
 /// The server on `port` has stopped.
 pub(crate) fn withdraw(port: u16) {
     if let Some(file) = file(port) {
@@ -38,10 +57,38 @@ pub(crate) fn withdraw(port: u16) {
     }
 }
 
+/// Nor is its Unix socket to be had any more.
+pub(crate) fn withdraw_socket(port: u16) {
+    if let Some(file) = socket_file(port) {
+        let _gone_already = std::fs::remove_file(file);
+    }
+}
+
 /// The token of this user's server at a loopback address, if one was announced.
 pub(crate) fn find(authority: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file(loopback_port(authority)?)?).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The Unix socket of this user's server at a loopback address, if one was announced.
+pub(crate) fn find_socket(authority: &str) -> Option<PathBuf> {
+    Some(std::fs::read_to_string(socket_file(loopback_port(authority)?)?).ok()?.into())
+}
+
+/// The token of this user's server that listens on a Unix socket, if both were announced.
+pub(crate) fn find_by_socket(socket: &Path) -> Option<String> {
+    let socket = std::path::absolute(socket).ok()?;
+    let entries = std::fs::read_dir(dir()?).ok()?.flatten();
+    let ports = entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(SOCKET)?.parse().ok());
+    let mut ports = ports.filter(|port| {
+        let announced = socket_file(*port).and_then(|file| std::fs::read_to_string(file).ok());
+        announced.is_some_and(|announced| Path::new(&announced) == socket)
+    });
+    Some(std::fs::read_to_string(file(ports.next()?)?).ok()?.trim().to_owned())
+}
+
+fn loopback_port(authority: &str) -> Option<u16> {
     let (host, port) = authority.rsplit_once(':')?;
     let loopback = host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().ok()?.is_loopback();
-    let text = std::fs::read_to_string(file(port.parse().ok()?)?).ok()?;
-    loopback.then(|| text.trim().to_owned())
+    port.parse().ok().filter(|_| loopback)
 }

@@ -70,6 +70,16 @@ pub(crate) fn watch(
     })
 }
 
+/// Follows `path` without printing: `reached` is called with the revision of the value now, and of each
+/// change. Ends as [`watch`] does, or when dropped.
+///
+/// # Errors
+/// As [`watch`].
+pub(crate) async fn follow(client: &Client, path: &str, reached: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+    let out = &mut std::io::sink();
+    Follow { client, path, since: None, once: false, out, reached }.run().await
+}
+
 struct Follow<'a> {
     client: &'a Client,
     path: &'a str,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::layers::{PIPE, pipe_name};
 use super::{Origin, place};
 use crate::exit::{Failure, Result};
 
@@ -33,6 +34,21 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Entry>> {
                 for key in inner_spans.keys() {
                     let (name, value) = (format!("{outer}.{}", key.get_ref()), inner[key.get_ref().as_ref()].clone());
                     entries.push(Entry { name, value, origin: place(path, text, key.span().start) });
+                }
+            }
+            (DeValue::Array(items), toml::Value::Array(values)) if outer == PIPE => {
+                for (index, (item, value)) in items.iter().zip(values).enumerate() {
+                    let (DeValue::Table(keys), toml::Value::Table(pipe)) = (item.get_ref(), value) else {
+                        let origin = place(path, text, item.span().start);
+                        return Err(Failure::usage(format!("{origin}: a pipe is a table of its own"))
+                            .help("begin each with a line [[pipe]]"));
+                    };
+                    for key in keys.keys() {
+                        let name = pipe_name(index, key.get_ref());
+                        let (value, origin) =
+                            (pipe[key.get_ref().as_ref()].clone(), place(path, text, key.span().start));
+                        entries.push(Entry { name, value, origin });
+                    }
                 }
             }
             (_, value) => {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -16,6 +16,26 @@ use crate::exit::{Failure, Result};
 const OTHER_VARIABLES: [&str; 6] = ["CONFIG", "DB", "LOG", "RULES", "TOKEN", "URL"];
 /// Variables that a cluster sets for a service that happens to be named like us.
 const FOREIGN_VARIABLES: [&str; 2] = ["PORT", "SERVICE_"];
+
+/// The table that may be there several times.
+pub(super) const PIPE: &str = "pipe";
+const PIPE_KEYS: [&str; 7] = ["path", "folder", "file", "mode", "render", "database", "perm"];
+
+/// The name of a pipe's setting: `pipe.002.mode` is the third one's, so that they sort as they come.
+pub(super) fn pipe_name(index: usize, key: &str) -> String {
+    format!("{PIPE}.{index:03}.{key}")
+}
+
+/// Index and key of a pipe's setting.
+pub(super) fn pipe_setting(name: &str) -> Option<(usize, &str)> {
+    let (index, key) = name.strip_prefix(PIPE)?.strip_prefix('.')?.split_once('.')?;
+    Some((index.parse().ok()?, key))
+}
+
+/// A setting as its user names it.
+fn shown(name: &str) -> String {
+    pipe_setting(name).map_or_else(|| name.to_owned(), |(_, key)| format!("{PIPE}.{key}"))
+}
 
 /// Values by `table.key`.
 #[derive(Debug)]
@@ -45,7 +65,9 @@ impl Layers {
             if OTHER_VARIABLES.contains(&short) || FOREIGN_VARIABLES.iter().any(|foreign| short.starts_with(foreign)) {
                 continue;
             }
-            let Some(name) = self.0.keys().find(|name| variable_of(name) == variable).cloned() else {
+            // Pipes have no names that a variable could have.
+            let mut named = self.0.keys().filter(|name| pipe_setting(name).is_none());
+            let Some(name) = named.find(|name| variable_of(name) == variable).cloned() else {
                 let known = self.0.keys().map(|name| variable_of(name)).collect::<Vec<_>>();
                 return Err(unknown(&format!("unknown variable {variable}"), &variable, known.iter()));
             };
@@ -58,9 +80,11 @@ impl Layers {
     }
 
     pub(super) fn arguments(&mut self, arguments: &NodeArgs) -> Result<()> {
-        let path = arguments.data.as_ref().map(|data| data.to_string_lossy().into_owned());
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let (path, socket) = (text(&arguments.data), text(&arguments.socket));
         for (name, argument, text) in [
             ("server.listen", "--listen", arguments.listen.clone()),
+            ("server.socket", "--socket", socket),
             ("server.line", "--line", arguments.line.clone()),
             ("server.resp", "--resp", arguments.resp.clone()),
             ("server.data", "--data", path),
@@ -75,6 +99,14 @@ impl Layers {
     }
 
     fn set(&mut self, name: &str, value: toml::Value, origin: Origin) -> Result<()> {
+        if let Some((_, key)) = pipe_setting(name) {
+            if !PIPE_KEYS.contains(&key) {
+                let known = PIPE_KEYS.map(|key| format!("{PIPE}.{key}"));
+                return Err(unknown(&format!("{origin}: unknown setting {}", shown(name)), &shown(name), known.iter()));
+            }
+            self.0.insert(name.to_owned(), (value, origin));
+            return Ok(());
+        }
         match self.0.get_mut(name) {
             Some(entry) => *entry = (value, origin),
             None => return Err(unknown(&format!("{origin}: unknown setting {name}"), name, self.0.keys())),
@@ -85,14 +117,32 @@ impl Layers {
     /// The values in their types.
     pub(super) fn values(&self) -> Result<Values> {
         let mut tables = toml::Table::new();
+        let mut pipes: Vec<toml::Value> = Vec::new();
         for (name, (value, _)) in &self.0 {
+            if let Some((index, key)) = pipe_setting(name) {
+                pipes.resize_with(pipes.len().max(index + 1), || toml::Table::new().into());
+                pipes[index].as_table_mut().expect("made above").insert(key.to_owned(), value.clone());
+                continue;
+            }
             let (table, key) = name.split_once('.').expect("made with a dot");
             let keys = tables.entry(table).or_insert_with(|| toml::Table::new().into());
             keys.as_table_mut().expect("made above").insert(key.to_owned(), value.clone());
         }
+        tables.insert(PIPE.to_owned(), pipes.into());
         serde_path_to_error::deserialize(toml::Value::from(tables)).map_err(|error| {
             let path = error.path().to_string();
-            let name = self.0.keys().find(|name| path.starts_with(name.as_str()));
+            // `pipe[2].mode`, or `pipe[2]` where something is missing: told at its first line.
+            let pipe = path.strip_prefix(PIPE).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
+            let pipe =
+                pipe.and_then(|(index, rest)| Some(pipe_name(index.parse().ok()?, rest.trim_start_matches('.'))));
+            let in_pipe = pipe.is_some();
+            let path = pipe.unwrap_or(path);
+            let named =
+                self.0.keys().filter(|name| (in_pipe && name.starts_with(&path)) || path.starts_with(name.as_str()));
+            let name = named.min_by_key(|name| match &self.0[*name].1 {
+                Origin::File { line, .. } => *line,
+                _ => 0,
+            });
             self.wrong(&name.map(String::as_str).into_iter().collect::<Vec<_>>(), error.inner().message())
         })
     }
@@ -103,7 +153,7 @@ impl Layers {
             .iter()
             .filter_map(|name| Some((name, &self.0.get(*name)?.1)))
             .filter(|(_, origin)| **origin != Origin::Default)
-            .map(|(name, origin)| format!("{origin}: {name}: "))
+            .map(|(name, origin)| format!("{origin}: {}: ", shown(name)))
             .collect();
         let help = "change it; standpipe config show lists every value and where it comes from";
         Failure::usage(format!("{}{text}", places.join(""))).help(help)

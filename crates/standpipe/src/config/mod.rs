@@ -14,6 +14,7 @@ use standpipe_serve::Limits;
 
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
+use crate::pipe::PipeEntry;
 pub(crate) use changes::Changes;
 use layers::Layers;
 pub(crate) use show::show;
@@ -50,6 +51,9 @@ pub(crate) struct Values {
     pub(crate) databases: Databases,
     pub(crate) engine: Engine,
     pub(crate) limits: Limits,
+    /// Files that readers open, each a `[[pipe]]` of the file.
+    #[serde(default)]
+    pub(crate) pipe: Vec<PipeEntry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +61,8 @@ pub(crate) struct Values {
 pub(crate) struct Server {
     /// `HOST:PORT`; port 0 takes a free one.
     pub(crate) listen: String,
+    /// A Unix socket on which HTTP is spoken too; empty is none.
+    pub(crate) socket: PathBuf,
     /// Where the line door listens: `HOST:PORT`, or the path of a Unix socket; empty is nowhere.
     pub(crate) line: String,
     /// Where the RESP door listens, as above.
@@ -128,6 +134,7 @@ impl Values {
         Self {
             server: Server {
                 listen: "127.0.0.1:9000".into(),
+                socket: PathBuf::new(),
                 line: String::new(),
                 resp: String::new(),
                 resp_separator: RespSeparator::Slash,
@@ -142,6 +149,7 @@ impl Values {
                 readers_max: 4_096,
             },
             limits: Limits::default(),
+            pipe: Vec::new(),
         }
     }
 }
@@ -212,6 +220,11 @@ fn check_each(layers: &Layers) -> Result<Values> {
     let names = &values.databases.names;
     if let Some(error) = names.iter().find_map(|name| standpipe_engine::check_name(name).err()) {
         return wrong("databases.names", error.message());
+    }
+    for (index, pipe) in values.pipe.iter().enumerate() {
+        if let Err((key, text)) = pipe.check() {
+            return wrong(&layers::pipe_name(index, key), &text);
+        }
     }
     if !(1..=60_000).contains(&values.engine.interval_ms) {
         return wrong("engine.interval_ms", "use 1 to 60000 milliseconds");

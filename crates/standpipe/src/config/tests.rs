@@ -143,3 +143,27 @@ fn dev_and_serve_keep_their_data_apart() {
     let data = |mode| Values::defaults(mode).server.data;
     assert_ne!(data(Mode::Dev), data(Mode::Serve));
 }
+
+#[test]
+fn pipes_are_tables_of_their_own() {
+    let text = "[[pipe]]\npath = \"/home\"\nfile = \"home.pipe\"\n\n[[pipe]]\nfolder = \"docs\"\nfile = \"docs.md\"\nmode = \"file\"\n";
+    let (values, layers) = load(Some(text), &[], NodeArgs::default()).unwrap();
+    let files: Vec<_> = values.pipe.iter().map(|pipe| (pipe.file.to_str().unwrap(), pipe.mode)).collect();
+    assert_eq!(files, [("home.pipe", crate::pipe::PipeMode::Fifo), ("docs.md", crate::pipe::PipeMode::File)]);
+    let (_, _, place) = layers.entries().find(|(name, ..)| *name == "pipe.001.mode").unwrap();
+    assert!(place.to_string().ends_with("c.toml:8:1"), "{place}");
+
+    let check = |pipe: &str, parts: &[&str]| {
+        let told = load(Some(&format!("[[pipe]]\n{pipe}")), &[], NodeArgs::default()).map(drop).unwrap_err();
+        parts.iter().for_each(|part| assert!(told.contains(part), "{part:?} is not in {told:?}"));
+    };
+    check("path = \"/a\"\nfile = \"f\"\nmode = \"fast\"\n", &["c.toml:4:1: pipe.mode: unknown variant `fast`"]);
+    check("path = \"/a\"\nfil = \"f\"\n", &["c.toml:3:1: unknown setting pipe.fil", "did you mean pipe.file?"]);
+    check("path = \"/a\"\n", &["c.toml:2:1: pipe.path: missing field `file`"]);
+    check("file = \"f\"\n", &["c.toml:2:1: pipe.file: name what it serves"]);
+    check("path = \"/a\"\nfolder = \"d\"\nfile = \"f\"\n", &["c.toml:3:1: pipe.folder: a pipe has a path or a folder"]);
+    check("path = \"/a$b\"\nfile = \"f\"\n", &["c.toml:2:1: pipe.path: \"/a$b\": "]);
+    check("path = \"/a\"\nfile = \"f\"\nperm = \"0666\"\n", &["c.toml:4:1: pipe.perm: \"0666\" is no mode"]);
+    let told = load(Some("pipe = [1]\n"), &[], NodeArgs::default()).map(drop).unwrap_err();
+    assert!(told.contains("c.toml:1:9: a pipe is a table of its own"), "{told}");
+}

@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -22,18 +23,34 @@ impl Client {
     /// # Errors
     /// As [`super::Target::call`].
     pub(in crate::client) async fn connect(&self) -> Result<Connection<'_>> {
-        let authority = self.url.strip_prefix("http://").expect("base made the URL");
-        let uri: Uri = self.url.parse().expect("base made the URL");
+        let host = header_value("the URL", self.server.base.strip_prefix("http://").expect("base made the URL"))?;
+        #[cfg(unix)]
+        if let Some(path) = &self.server.socket {
+            let stream = timeout(CONNECT_MAX, tokio::net::UnixStream::connect(path)).await;
+            let stream = stream.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error, true))?;
+            return Ok(Connection { client: self, sender: self.handshake(stream).await?, host });
+        }
+        let stream = timeout(CONNECT_MAX, self.tcp()).await;
+        let stream = stream.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error, true))?;
+        Ok(Connection { client: self, sender: self.handshake(stream).await?, host })
+    }
+
+    async fn tcp(&self) -> std::io::Result<TcpStream> {
+        let uri: Uri = self.server.base.parse().expect("base made the URL");
         let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = timeout(CONNECT_MAX, TcpStream::connect((host, port))).await;
-        let stream = stream.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error, true))?;
+        TcpStream::connect((host, port)).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Full<Bytes>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, driver) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error, false))?;
         // Ends with the requests and their answers.
         tokio::spawn(driver);
-        let host = header_value("the URL", authority)?;
-        Ok(Connection { client: self, sender, host })
+        Ok(sender)
     }
 }
 
@@ -61,7 +78,11 @@ impl Connection<'_> {
         self.client.event_stream(response)
     }
 
-    async fn send(&mut self, mut request: Request<Full<Bytes>>, answer_max: Duration) -> Result<Response<Incoming>> {
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+        answer_max: Duration,
+    ) -> Result<Response<Incoming>> {
         request.headers_mut().insert(header::HOST, self.host.clone());
         // Over a connection the target is the path alone.
         *request.uri_mut() =
