@@ -10,6 +10,9 @@ use crate::exit::{Failure, Result};
 /// Overrides the level given by `-v` and `-q`, per part of the program.
 const FILTER: &str = "STANDPIPE_LOG";
 
+/// It warns of a mount that somebody has unmounted already.
+const FUSE: &str = "fuser=error";
+
 /// Starts logging; once per process. `steps` is the count of `-v` less the count of `-q`.
 ///
 /// # Errors
@@ -20,7 +23,9 @@ pub(crate) fn start(quiet: LevelFilter, steps: i16, format: LogFormat) -> Result
             Failure::usage(format!("{FILTER}={text}: {error}"))
                 .help("use a level, or parts and levels: STANDPIPE_LOG=info,standpipe_engine=debug")
         })?,
-        Err(_) => EnvFilter::default().add_directive(level(quiet, steps).into()),
+        Err(_) => EnvFilter::default()
+            .add_directive(level(quiet, steps).into())
+            .add_directive(FUSE.parse().expect("a sound filter")),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {

@@ -17,6 +17,8 @@ pub(super) enum State {
     Emptied,
     /// Written to.
     Changed,
+    /// A write was refused: half of what was meant is not stored.
+    Torn,
 }
 
 /// What the server must hold for the content to replace it.
@@ -64,6 +66,11 @@ impl Draft {
         self.content.get(self.had..).unwrap_or_default()
     }
 
+    /// A write did not fit.
+    pub(super) fn torn(&mut self) {
+        self.state = State::Torn;
+    }
+
     /// The file's end after a write of `len` bytes at `offset`.
     ///
     /// # Errors
@@ -106,10 +113,11 @@ impl Draft {
 
     /// What the server had is no beginning of the content any more if the change was before its end.
     fn changed_before(&mut self, at: usize) {
+        let torn = self.state == State::Torn && !self.content.is_empty();
         if at < self.had && self.base == Base::Appended {
             self.base = Base::Anything;
         }
-        self.state = State::Changed;
+        self.state = if torn { State::Torn } else { State::Changed };
     }
 
     /// The server has `content` now.
@@ -184,5 +192,10 @@ mod tests {
         assert_eq!(draft.write(FILE_BYTES_MAX as u64, b"x"), Err(Errno::EFBIG));
         assert_eq!(draft.write(u64::MAX, b"x"), Err(Errno::EFBIG));
         assert_eq!(draft.write(FILE_BYTES_MAX as u64 - 1, b"x"), Ok(()));
+        draft.torn();
+        draft.write(0, b"y").unwrap();
+        assert_eq!(draft.state, State::Torn);
+        draft.resize(0);
+        assert_eq!(draft.state, State::Changed);
     }
 }

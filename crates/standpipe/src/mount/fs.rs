@@ -499,6 +499,7 @@ async fn fill(
     offset: u64,
     reply: &mut impl Entries,
 ) -> Result<()> {
+    let _closed = tree.closed().await;
     let directory = look.of(&Attr { ino: ino.0, kind: Kind::Directory, changed: SystemTime::UNIX_EPOCH });
     let listing = tree.listing(handle.0)?;
     let mut listing = listing.lock().await;

@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Config, Errno, MountOption, Session};
+use fuser::{Config, Errno, MountOption, Session, SessionUnmounter};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{getegid, geteuid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,8 +37,11 @@ use tree::Tree;
 
 type Result<T, E = Errno> = std::result::Result<T, E>;
 
-/// What the kernel calls our mounts.
-const KIND: &str = "fuse.standpipe";
+/// How a mount ended.
+type Ended = oneshot::Receiver<Result<(), Failure>>;
+
+/// What the source of our mounts begins with in the system's list; the server's URL follows.
+const SOURCE: &str = "standpipe:";
 
 /// Mounts, until it is unmounted or this process is told to stop.
 ///
@@ -58,7 +61,7 @@ pub(crate) fn run(arguments: &MountArgs) -> Result<Exit, Failure> {
         let patience = Duration::from_secs(arguments.timeout);
         let fs = Fs { tree, runtime: client.runtime().clone(), requests: requests.clone(), patience, look };
         let mut signals = Signals::new()?;
-        let ended = mount(fs, &dir, &options(arguments))?;
+        let (mut mounted, ended) = mount(fs, &dir, &options(arguments))?;
         #[expect(clippy::print_stdout, reason = "the one line of results that a mount has")]
         {
             println!("standpipe mounted {} {}{}", dir.display(), client.url(), arguments.path);
@@ -73,7 +76,9 @@ pub(crate) fn run(arguments: &MountArgs) -> Result<Exit, Failure> {
             () = signals.next() => {}
         }
         systemd::tell(State::Stopping);
-        detach(&dir)?;
+        // Through the session where that is possible: it would try again at its end, and might meet the
+        // next mount there.
+        mounted.unmount().or_else(|_busy| detach(&dir))?;
         // What is being stored is stored; files that stay open are not waited for.
         let all = u32::try_from(REQUESTS_MAX).expect("a small number");
         let quiet = tokio::time::timeout(patience, requests.acquire_many(all)).await;
@@ -100,7 +105,7 @@ async fn check(client: &Client, server: &Server, arguments: &MountArgs) -> Resul
 
 fn options(arguments: &MountArgs) -> Config {
     let mut options = vec![
-        MountOption::FSName(arguments.url.clone()),
+        MountOption::FSName(format!("{SOURCE}{}", arguments.url)),
         MountOption::Subtype("standpipe".into()),
         // Only this user gets in at all (there is no allow_other); modes hold for him too.
         MountOption::DefaultPermissions,
@@ -117,9 +122,9 @@ fn options(arguments: &MountArgs) -> Config {
     config
 }
 
-/// Mounts, and says when it has ended.
-fn mount(fs: Fs, dir: &Path, options: &Config) -> Result<oneshot::Receiver<Result<(), Failure>>, Failure> {
-    let session = Session::new(fs, dir, options).map_err(|error| {
+/// Mounts; gives the way to unmount, and hears of the end.
+fn mount(fs: Fs, dir: &Path, options: &Config) -> Result<(SessionUnmounter, Ended), Failure> {
+    let mut session = Session::new(fs, dir, options).map_err(|error| {
         Failure::failed(format!("can't mount on {}: {error}", dir.display())).help(match error.kind() {
             std::io::ErrorKind::NotFound => {
                 "is there a /dev/fuse? load the module (modprobe fuse), give it to the container (--device /dev/fuse), \
@@ -128,6 +133,7 @@ fn mount(fs: Fs, dir: &Path, options: &Config) -> Result<oneshot::Receiver<Resul
             _ => "without root Debian's fuse3 is needed (fusermount3); in a container also CAP_SYS_ADMIN",
         })
     })?;
+    let mounted = session.unmount_callable();
     let (told, ended) = oneshot::channel();
     let serve = move || {
         let done = session.run().map_err(|error| Failure::failed(format!("the mount broke: {error}")));
@@ -137,7 +143,7 @@ fn mount(fs: Fs, dir: &Path, options: &Config) -> Result<oneshot::Receiver<Resul
         .name("fuse".into())
         .spawn(serve)
         .map_err(|error| Failure::failed(format!("can't start a thread: {error}")))?;
-    Ok(ended)
+    Ok((mounted, ended))
 }
 
 /// The folder to mount on, free of what a killed process has left there.
@@ -173,8 +179,10 @@ fn is_ours(dir: &Path) -> bool {
     mounts.split(|byte| *byte == b'\n').any(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let place = fields.nth(4).map(unescape);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1);
-        place.as_deref() == Some(dir.as_os_str().as_bytes()) && kind == Some(KIND.as_bytes())
+        // A hyphen, the kind, the source.
+        let source = fields.skip_while(|field| *field != b"-").nth(2);
+        place.as_deref() == Some(dir.as_os_str().as_bytes())
+            && source.is_some_and(|source| source.starts_with(SOURCE.as_bytes()))
     })
 }
 

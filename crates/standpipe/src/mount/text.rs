@@ -1,6 +1,6 @@
 //! What a file holds for a value, and what value a file's content means. Pure: no file, no server.
 
-use standpipe_tree::{ParseLimits, Path, STRING_BYTES_MAX, parse_value, write_json_string};
+use standpipe_tree::{Format, ParseLimits, Path, STRING_BYTES_MAX, parse_value, to_json, write_json_string};
 
 /// How values look as files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -66,13 +66,17 @@ impl Render {
     }
 }
 
-/// Is this text, as it stands, a number or a boolean? A number that would be rounded is text.
+/// Is this text, as it stands, a number or a boolean? Digits that would be rounded are text: they are no
+/// quantity but a name.
 fn is_literal(text: &str) -> bool {
-    let number = |text: &str| {
-        let of_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
-        text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && text.bytes().all(of_number)
-    };
-    matches!(text, "true" | "false") || (number(text) && is_json(text.as_bytes()))
+    let of_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
+    if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) || !text.bytes().all(of_number) {
+        return matches!(text, "true" | "false");
+    }
+    parse_value(text.as_bytes(), &ParseLimits::below(&Path::root())).is_ok_and(|rows| {
+        let Ok(json) = to_json(&mut rows.cursor(), Format::Plain);
+        text.contains(['.', 'e', 'E']) || json == text.as_bytes()
+    })
 }
 
 fn is_json(json: &[u8]) -> bool {
@@ -128,7 +132,7 @@ mod tests {
         check("\"\"", "\"\"\n");
         assert_eq!(Render::Json.value(b"").unwrap(), b"\"\"");
         assert_eq!(Render::Json.value(b" true \n").unwrap(), b"true");
-        for wrong in ["hello", "{}", "[1]", "null", "1 2", "\"a", "12345678901234567890123"] {
+        for wrong in ["hello", "{}", "[1]", "null", "1 2", "\"a", "12345678901234567890"] {
             assert_eq!(Render::Json.value(wrong.as_bytes()), Err(NoValue::Json), "{wrong}");
         }
     }

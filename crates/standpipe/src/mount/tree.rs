@@ -75,7 +75,7 @@ impl Tree {
     }
 
     pub(super) async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         // What can't be a key is not there.
         let path = self.child(parent, name).map_err(|_| Errno::ENOENT)?;
         let kind = self.kind(&path).await?.ok_or(Errno::ENOENT)?;
@@ -89,7 +89,7 @@ impl Tree {
     /// What is at the number's place. A directory is taken to be there: the tree makes directories of
     /// what is in them, and every name is looked up before it is used.
     pub(super) async fn attr(&self, ino: u64) -> Result<Attr> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         if self.inodes.lock().is_directory(ino) {
             return Ok(self.inodes.lock().seen(ino, Kind::Directory));
         }
@@ -110,7 +110,7 @@ impl Tree {
 
     /// Makes a file `size` bytes long; through an open file, if it is one.
     pub(super) async fn resize(&self, ino: u64, handle: Option<u64>, size: u64) -> Result<Attr> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let size = usize::try_from(size).ok().filter(|size| *size <= FILE_BYTES_MAX).ok_or(Errno::EFBIG)?;
         match handle {
             Some(handle) => {
@@ -132,7 +132,7 @@ impl Tree {
     }
 
     pub(super) async fn mkdir(&self, parent: u64, name: &OsStr) -> Result<Attr> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let path = self.child(parent, name)?;
         if self.kind(&path).await?.is_some() {
             return Err(Errno::EEXIST);
@@ -143,7 +143,7 @@ impl Tree {
     }
 
     pub(super) async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let path = self.child(parent, name)?;
         for _ in 0..ATTEMPTS {
             let Some(read) = self.server.read(&path).await? else {
@@ -167,7 +167,7 @@ impl Tree {
     }
 
     pub(super) async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let path = self.child(parent, name)?;
         match self.server.probe(&path).await? {
             Some(Kind::Directory) => return Err(Errno::ENOTEMPTY),
@@ -187,7 +187,7 @@ impl Tree {
 
     /// Moves what is at one name to another, in one step.
     pub(super) async fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), replace: bool) -> Result<()> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let (from, to) = (self.child(from.0, from.1)?, self.child(to.0, to.1)?);
         if from == to {
             return Ok(());
@@ -213,7 +213,7 @@ impl Tree {
     }
 
     pub(super) async fn open(&self, ino: u64, how: How) -> Result<u64> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         if how.write {
             let draft = self.draft(ino, how).await?;
             return self.hold(|open, handle| drop(open.writing.insert(handle, (ino, Arc::new(draft.into())))));
@@ -233,7 +233,7 @@ impl Tree {
     }
 
     pub(super) async fn create(&self, parent: u64, name: &OsStr, how: How) -> Result<(Attr, u64)> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let path = self.child(parent, name)?;
         let mut draft = Draft::empty(how.append, self.server.room(1).await?);
         if how.exclusive {
@@ -266,7 +266,7 @@ impl Tree {
     pub(super) async fn write_at(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
         let draft = self.writing(handle)?.1;
         let mut draft = draft.lock().await;
-        let end = draft.end_of(offset, data.len())?;
+        let end = draft.end_of(offset, data.len()).inspect_err(|_| draft.torn())?;
         self.make_room(&mut draft, end).await?;
         draft.write(offset, data)
     }
@@ -274,19 +274,20 @@ impl Tree {
     /// A descriptor is closed, or its writer wants to be sure: stores what was written. What is refused
     /// is told here, once.
     pub(super) async fn flush(&self, handle: u64) -> Result<()> {
-        let _closed = self.closing.read().await;
+        let _closed = self.closed().await;
         let Ok((ino, draft)) = self.writing(handle) else { return Ok(()) };
         let mut draft = draft.lock().await;
         match draft.state {
             State::Changed => self.store(ino, &mut draft).await,
             State::Emptied | State::Stored => Ok(()),
+            State::Torn => Err(Errno::EFBIG),
         }
     }
 
     /// The last descriptor is closed. Nobody hears of a refusal any more, so it is logged.
     pub(super) async fn release(&self, handle: u64) {
         let Some((ino, draft)) = self.taken(handle) else { return };
-        if draft.lock().await.state != State::Stored {
+        if matches!(draft.lock().await.state, State::Emptied | State::Changed) {
             let _closing = self.closing.write().await;
             if let Err(error) = self.store(ino, &mut *draft.lock().await).await {
                 let path = self.inodes.lock().path(ino).unwrap_or_default();
@@ -313,6 +314,11 @@ impl Tree {
     /// The listing behind a handle.
     pub(super) fn listing(&self, handle: u64) -> Result<Shared<Listing>> {
         self.open.lock().listing.get(&handle).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// Waits for files that are closed and not stored yet.
+    pub(super) async fn closed(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.closing.read().await
     }
 
     pub(super) fn server(&self) -> &Server {
@@ -355,6 +361,15 @@ impl Tree {
     /// A draft of the file with this number, as `how` says.
     async fn draft(&self, ino: u64, how: How) -> Result<Draft> {
         if how.truncate {
+            // Known to be a file from a listing a second old: it must not be a directory by now, and the server
+            // should be there before the writer begins.
+            if self.draft_of(ino).is_none() {
+                let path = self.inodes.lock().path(ino)?;
+                match self.server.probe(&path).await? {
+                    Some(Kind::Directory) => return Err(Errno::EISDIR),
+                    Some(Kind::File(_)) | None => {}
+                }
+            }
             return Ok(Draft::empty(how.append, self.server.room(1).await?));
         }
         match self.read(ino).await? {

@@ -14,6 +14,8 @@ mod leases;
 mod line;
 mod line_hostile;
 mod line_page;
+#[cfg(target_os = "linux")]
+mod mount;
 mod python;
 mod reload;
 mod rest;
