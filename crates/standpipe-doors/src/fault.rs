@@ -6,6 +6,9 @@ use standpipe_serve::Outcome;
 use standpipe_serve::Refusal;
 use standpipe_wire::resp;
 
+/// Longest error that a line holds.
+const SENTENCE_CHARS_MAX: usize = 1_000;
+
 /// The status a REST client sees that was not let in.
 pub(crate) fn http_refusal(refusal: Refusal) -> StatusCode {
     match refusal {
@@ -71,7 +74,8 @@ pub(crate) fn line_text(error: &Error) -> String {
     log(error);
     let wait = error.retry_after().map(|after| format!(" (after {} ms)", after.as_millis())).unwrap_or_default();
     let text = format!("ERR {} {}{wait}", error.kind().as_str(), error.message());
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).chain(['\n']).collect()
+    // What was sent may be quoted in it, however long and whatever it is.
+    text.chars().take(SENTENCE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).chain(['\n']).collect()
 }
 
 /// How a request ended that was answered with an error.

@@ -142,6 +142,11 @@ impl Server {
         format!("http://{}", self.process.addr)
     }
 
+    /// Where another door of it listens, as its ready line says.
+    pub fn door(&self, name: &str) -> Option<&str> {
+        door(self.process.said.last()?, name)
+    }
+
     /// The data folder.
     pub fn data(&self) -> &Path {
         &self.data
@@ -159,7 +164,8 @@ impl Server {
 
     /// The lines it has written to stdout so far.
     pub fn stdout(&mut self) -> &[String] {
-        self.process.said.extend(self.process.stdout.try_iter());
+        let said = self.process.stdout.get_mut().unwrap_or_else(PoisonError::into_inner).try_iter();
+        self.process.said.extend(said);
         &self.process.said
     }
 
@@ -216,7 +222,7 @@ struct Process {
     child: Child,
     addr: SocketAddr,
     /// Lines of stdout; closed when the process has closed it, that is at its end.
-    stdout: Receiver<String>,
+    stdout: Mutex<Receiver<String>>,
     /// Lines taken from there.
     said: Vec<String>,
     stderr: Arc<Mutex<String>>,
@@ -239,7 +245,7 @@ impl Process {
             }),
         ];
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process = Self { child, addr: unknown, stdout, said: Vec::new(), stderr, readers };
+        let mut process = Self { child, addr: unknown, stdout: Mutex::new(stdout), said: Vec::new(), stderr, readers };
         process.addr = process.ready()?;
         Ok(process)
     }
@@ -247,7 +253,7 @@ impl Process {
     /// Reads lines up to the ready line.
     fn ready(&mut self) -> Result<SocketAddr> {
         loop {
-            match self.stdout.recv_timeout(LIMIT) {
+            match self.stdout.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(LIMIT) {
                 Ok(line) => {
                     let addr = ready_address(&line).map(str::to_owned);
                     self.said.push(line);
@@ -267,7 +273,7 @@ impl Process {
 
     fn wait(&mut self) -> Result<ExitStatus> {
         loop {
-            match self.stdout.recv_timeout(LIMIT) {
+            match self.stdout.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(LIMIT) {
                 Ok(line) => self.said.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
@@ -316,6 +322,12 @@ fn ready_address(line: &str) -> Option<&str> {
     line.strip_prefix("standpipe ready http://")?.split_whitespace().next()
 }
 
+/// The place of a door in a line such as `standpipe ready http://ADDRESS resp=ADDRESS data=DIR`.
+fn door<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    let (doors, _data) = line.split_once(" data=")?;
+    doors.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
 fn each_line(pipe: impl Read, mut take: impl FnMut(&str)) {
     let (mut pipe, mut line) = (BufReader::new(pipe), Vec::new());
     while let Ok(1..) = pipe.read_until(b'\n', &mut line) {
@@ -334,5 +346,13 @@ mod tests {
         check("standpipe ready http://127.0.0.1:9000 data=/tmp/a b", Some("127.0.0.1:9000"));
         check("standpipe ready http://[::1]:9 data=x", Some("[::1]:9"));
         check("put a value: curl http://127.0.0.1:9000", None);
+    }
+
+    #[test]
+    fn the_ready_line_holds_other_doors() {
+        let line = "standpipe ready http://[::1]:9 line=/run/l resp=127.0.0.1:6380 data=/tmp/resp=x y";
+        assert_eq!(door(line, "resp"), Some("127.0.0.1:6380"));
+        assert_eq!(door(line, "line"), Some("/run/l"));
+        assert_eq!(door(line, "data"), None);
     }
 }

@@ -10,7 +10,7 @@ use standpipe_tree::{Format, Location, Rows, to_json};
 
 use super::client::{Client, Done};
 use super::table::Next;
-use super::words::Words;
+use super::words::{QUERY, READ, Words};
 use crate::commands::Turn;
 use crate::dispatch::{self, Leases, Read, Write};
 use crate::http::{Params, parse_write};
@@ -22,7 +22,7 @@ type Answered = Result<Next, Error>;
 
 pub(super) fn get(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     let location = words.location()?;
-    let options = words.options()?;
+    let options = words.options(&[QUERY, READ])?;
     client.database.config().access.check_read(&client.identity)?;
     let (dispatch, database) = (client.shared.dispatch.clone(), client.database.clone());
     let (identity, session) = (client.identity.clone(), turn.session.clone());

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::{Client, Done};
 use super::table::Next;
-use super::words::{Words, write_path};
+use super::words::{QUERY, Words, write_path};
 use crate::commands::Turn;
 use crate::dispatch::{Subscription, Update};
 use crate::http::Params;
@@ -56,7 +56,7 @@ pub(super) struct Begun {
 pub(super) fn watch(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Result<Next, Error> {
     let path = words.path()?;
     let since = words.number()?;
-    let options = words.options()?;
+    let options = words.options(&[QUERY])?;
     let query = Params::parse(Some(&options))?.query;
     let permit = turn.session.watch_permit().map_err(dispatch::refused)?;
     client.last_watch += 1;

@@ -7,21 +7,16 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use standpipe_engine::Error;
 use standpipe_tree::{Location, Path, write_json_string};
 
-/// Names a read may be refined by: those of a REST request that mean something here.
-const OPTIONS: [&str; 12] = [
-    "orderBy",
-    "startAt",
-    "startAfter",
-    "endAt",
-    "endBefore",
-    "equalTo",
-    "limitToFirst",
-    "limitToLast",
-    "shallow",
-    "format",
-    "at_least",
-    "timeout",
-];
+/// Names that make a query, as in a REST request.
+pub(super) const QUERY: &[&str] =
+    &["orderBy", "startAt", "startAfter", "endAt", "endBefore", "equalTo", "limitToFirst", "limitToLast"];
+
+/// Names that a read may have beside.
+pub(super) const READ: &[&str] = &["shallow", "format", "at_least", "timeout"];
+
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
 
 /// What is left of a line.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +26,7 @@ impl<'a> Words<'a> {
     /// The first word of a line, and the others.
     pub(super) fn of(line: &'a [u8]) -> (&'a [u8], Self) {
         let line = line.trim_ascii_start();
-        let end = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+        let end = line.iter().position(|&byte| is_blank(byte)).unwrap_or(line.len());
         (&line[..end], Self(line.get(end + 1..).unwrap_or_default()))
     }
 
@@ -47,7 +42,7 @@ impl<'a> Words<'a> {
         let end = rest.iter().position(|&byte| {
             quoted ^= byte == b'"' && !escaped;
             escaped = quoted && byte == b'\\' && !escaped;
-            byte == b' ' && !quoted
+            is_blank(byte) && !quoted
         });
         let (word, rest) = rest.split_at(end.unwrap_or(rest.len()));
         self.0 = rest;
@@ -103,13 +98,13 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// All that is left as `name=value` words, in the form that requests have them.
-    pub(super) fn options(mut self) -> Result<String, Error> {
+    /// All that is left as `name=value` words with a name of `known`, in the form that requests have them.
+    pub(super) fn options(mut self, known: &[&[&str]]) -> Result<String, Error> {
         let mut options = String::new();
         while let Some(word) = self.next()? {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            if !OPTIONS.contains(&name) {
-                let known = OPTIONS.join(", ");
+            if !known.iter().any(|names| names.contains(&name)) {
+                let known = known.concat().join(", ");
                 return Err(Error::bad_request(format!("{name:?} is not known here; name=value may be: {known}")));
             }
             options.extend([if options.is_empty() { "" } else { "&" }, name, "="]);
@@ -151,7 +146,7 @@ mod tests {
         check("", &[]);
         check("  ", &[]);
         check("a b", &["a", "b"]);
-        check(" a   b ", &["a", "b"]);
+        check(" a \t b ", &["a", "b"]);
         check("\"a b\" c", &["\"a b\"", "c"]);
         check("x=\"a b\" y=\"c \\\" d\" z", &["x=\"a b\"", "y=\"c \\\" d\"", "z"]);
         check("\"a\\\\\" b", &["\"a\\\\\"", "b"]);
@@ -184,7 +179,7 @@ mod tests {
     #[test]
     fn options_are_those_of_requests() {
         let check = |line: &str, expected: Result<&str, &str>| {
-            let options = Words(line.as_bytes()).options().map_err(|error| error.to_string());
+            let options = Words(line.as_bytes()).options(&[QUERY, READ]).map_err(|error| error.to_string());
             match expected {
                 Ok(expected) => assert_eq!(options.as_deref(), Ok(expected), "{line}"),
                 Err(part) => assert!(options.unwrap_err().contains(part), "{line}"),

@@ -187,6 +187,10 @@ fn what_is_refused() {
         ("UNWATCH", "ERR bad_request there is no watch of that number on this connection"),
         ("WATCH", "ERR bad_request the path is missing"),
         (r#"WATCH /a since=5"#, "ERR bad_request \"since\" is not known here; *"),
+        (
+            "WATCH /a shallow=true",
+            r#"ERR bad_request "shallow" is not known here; name=value may be: orderBy, *limitToLast"#,
+        ),
         ("AUTH", "ERR bad_request the token is missing"),
         ("GET /", "null"),
     ]);
