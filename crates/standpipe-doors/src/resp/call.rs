@@ -84,6 +84,23 @@ impl<'a> Look<'a> {
         })
     }
 
+    /// Is there a leaf at one of the path's ancestors?
+    pub(super) fn leaf_above(self, path: &Path) -> Result<bool, Error> {
+        match self {
+            Self::Writer(view) => Ok(view.leaf_above(path)?.is_some()),
+            Self::Snapshot(snapshot) => {
+                let mut above = path.parent();
+                while let Some(path) = above {
+                    if snapshot.leaf(&path.encode())?.is_some() {
+                        return Ok(true);
+                    }
+                    above = path.parent();
+                }
+                Ok(false)
+            }
+        }
+    }
+
     pub(super) fn exists(self, path: &Path) -> Result<bool, Error> {
         Ok(self.cursor(path).seek(&[])?.is_some())
     }
@@ -167,11 +184,7 @@ impl<'a> Call<'a> {
 
     /// Refuses to write below a leaf: the tree would replace it, and a client of redis knows of no such thing.
     pub(super) fn check_above(&self, path: &Path) -> Result<(), Fault> {
-        let Look::Writer(view) = self.look else { return Ok(()) };
-        match view.leaf_above(path)? {
-            Some(_) => Err(Fault::BELOW_VALUE),
-            None => Ok(()),
-        }
+        if self.look.leaf_above(path)? { Err(Fault::BELOW_VALUE) } else { Ok(()) }
     }
 
     /// The children of the node at `path`, in the tree's order, until `visit` has enough.

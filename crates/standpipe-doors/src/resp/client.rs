@@ -17,7 +17,7 @@ use super::pubsub::Subscriptions;
 use super::reply::{Reply, Version};
 use super::table::{self, Does, Spec, Weight};
 use crate::commands::{Answer, Protocol, Step, Turn};
-use crate::dispatch::{self, Write};
+use crate::dispatch::{self, Leases, Write};
 use crate::fault;
 
 /// Keys a command may name and still be answered at once.
@@ -65,8 +65,8 @@ pub(super) struct Client {
 }
 
 /// A snapshot, and room for the key of a row.
-struct Reading {
-    snapshot: Snapshot,
+pub(super) struct Reading {
+    pub(super) snapshot: Snapshot,
     row: Vec<u8>,
 }
 
@@ -79,6 +79,7 @@ pub(super) struct More {
     pub(super) transaction: Option<Transaction>,
     pub(super) watched: Vec<(standpipe_tree::Path, String)>,
     pub(super) subscriptions: Option<Subscriptions>,
+    pub(super) leases: Option<Arc<Leases>>,
 }
 
 impl Client {
@@ -233,7 +234,7 @@ impl Client {
     }
 
     /// This turn's snapshot, if one can be had without waiting.
-    fn reading(&mut self) -> Result<Option<&mut Reading>, Error> {
+    pub(super) fn reading(&mut self) -> Result<Option<&mut Reading>, Error> {
         if self.reading.is_none() {
             let reading = |snapshot| Box::new(Reading { snapshot, row: Vec::new() });
             self.reading = self.database.snapshot_now()?.map(reading);
@@ -274,7 +275,7 @@ impl Client {
     fn write(&mut self, run: Run, args: &[&[u8]], used: usize, turn: &mut Turn<'_>) -> Step<Done> {
         let call = self.owned(run, args, turn.limits.reply_bytes_max);
         let (op, stash) = computed(vec![call]);
-        Step::Later { used, answer: self.submit(op, stash, Vec::new(), turn, Done::Wrote) }
+        Step::Later { used, answer: self.submit(op, stash, (Vec::new(), None), turn, Done::Wrote) }
     }
 
     /// Hands an operation to the writer at once; the answer comes with its commit.
@@ -282,12 +283,12 @@ impl Client {
         &self,
         op: Op,
         stash: Stash,
-        conditions: Vec<(standpipe_tree::Path, String)>,
+        (conditions, leases): (Vec<(standpipe_tree::Path, String)>, Option<&Leases>),
         turn: &Turn<'_>,
         done: impl FnOnce(Result<Committed, Error>, Stash) -> Done + Send + 'static,
     ) -> Answer<Done> {
         let deadline = Deadline::after(turn.limits.request_ms_max);
-        let write = Write { conditions, ..Write::new(op) };
+        let write = Write { conditions, leases, ..Write::new(op) };
         let submitted = self.shared.dispatch.submit(&self.database, &self.identity, write, deadline);
         Box::pin(async move {
             let result = match submitted {
@@ -389,6 +390,8 @@ impl Protocol for Client {
     }
 
     fn finish(&mut self, done: Done, turn: &mut Turn<'_>) -> Outcome {
+        // What comes after sees what this one has written.
+        self.reading = None;
         match done {
             Done::Replied(result) => self.reply_with(&result, turn.out),
             Done::Wrote(Ok(_), stash) => {

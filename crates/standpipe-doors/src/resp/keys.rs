@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use standpipe_tree::{Leaf, Path, escape_key, unescape_key};
+use standpipe_tree::{Leaf, Path, STRING_BYTES_MAX, escape_key, unescape_key};
 
 use super::call::Fault;
 
@@ -71,6 +71,9 @@ pub(super) fn field_key(field: &[u8]) -> Result<Cow<'_, str>, Fault> {
 
 /// The leaf that a text becomes.
 pub(super) fn leaf(text: &[u8]) -> Result<Leaf<'_>, Fault> {
+    if text.len() > STRING_BYTES_MAX {
+        return Err(Fault::err(format!("a text may have {STRING_BYTES_MAX} bytes, this one has {}", text.len())));
+    }
     let text = std::str::from_utf8(text).map_err(|_| {
         Fault::err("a value must be UTF-8: the tree holds JSON; encode binary data, as base64 for example")
     })?;

@@ -2,12 +2,13 @@
 //! to which key, and `__keyvalue@0__:KEY` its new value as JSON. They come from a watch of the engine, so none is
 //! missed in silence: where some could not be kept, the event is `reset`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use standpipe_engine::{Database, Error, Identity};
 use standpipe_serve::{Deadline, Session, WatchPermit};
-use standpipe_tree::{Change, Format, Leaf, Location, Path, Write, is_priority_key};
+use standpipe_tree::{Change, Format, Leaf, Location, Path, Write, is_priority_key, to_json};
 
 use super::bus::Message;
 use super::call::Fault;
@@ -171,24 +172,33 @@ impl Wanted {
 
     fn leaves_of(&self, write: &Write, messages: &mut Vec<Message>) {
         let at = write.location.path();
+        // What is replaced as a whole, as far as it is watched: leaves of it may be gone that no row names, so
+        // who watches below it is told of it by its own name.
+        let (whole, inside) = match self.base.relative_to(at) {
+            Some(inside) => (&self.base, inside.encode()),
+            None => (at, Vec::new()),
+        };
+        let part = write.rows.subtree(&inside);
         let mut tell = |event: &str, path: &Path, value: &[u8]| {
             let message = self.message(event, &self.separator.key(path), value);
-            if self.wants(&message) {
+            if *path == self.base || self.wants(&message) {
                 messages.push(message);
             }
         };
-        if write.rows.is_empty() {
-            tell("del", if self.base.contains(at) { at } else { &self.base }, b"null");
+        if part.is_empty() {
+            tell("del", whole, b"null");
             return;
         }
-        for (key, value) in write.rows.iter().filter(|(key, _)| !is_priority_key(key)) {
-            let path = Path::decode(key).and_then(|below| at.join(&below).ok());
+        if part.get(&[]).is_none() {
+            let json = to_json(&mut part.cursor(), Format::Plain).unwrap_or_else(|never: Infallible| match never {});
+            tell("set", whole, &json);
+        }
+        for (key, value) in part.iter().filter(|(key, _)| !is_priority_key(key)) {
+            let path = Path::decode(key).and_then(|below| whole.join(&below).ok());
             let (Some(path), Some(leaf)) = (path, Leaf::decode(value)) else { continue };
-            if self.base.contains(&path) {
-                let mut json = Vec::new();
-                leaf.write_json(&mut json);
-                tell("set", &path, &json);
-            }
+            let mut json = Vec::new();
+            leaf.write_json(&mut json);
+            tell("set", &path, &json);
         }
     }
 }

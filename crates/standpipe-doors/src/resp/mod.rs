@@ -11,6 +11,7 @@ mod hashes;
 mod json;
 mod keys;
 mod keyspace;
+mod lease;
 mod multi;
 mod pubsub;
 mod reply;

@@ -79,7 +79,7 @@ pub(super) fn exec(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Res
     });
     let (op, stash) = computed(calls.collect());
     let done = move |result, stash| Done::Executed(result, stash, count);
-    Ok(Next::Later(client.submit(op, stash, watched, turn, done)))
+    Ok(Next::Later(client.submit(op, stash, (watched, None), turn, done)))
 }
 
 impl Client {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt as _};
 use standpipe_engine::Error;
-use standpipe_serve::{CloseReason, WatchPermit};
+use standpipe_serve::{CloseReason, Session, WatchPermit};
 
 use super::Shared;
 use super::bus::{Mailbox, Message};
@@ -66,8 +66,9 @@ enum Source {
 }
 
 impl Subscriptions {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, mailbox: Arc::default(), names: Vec::new(), trees: SelectAll::new() }
+    fn new(shared: Arc<Shared>, session: Session) -> Self {
+        let mailbox = Arc::new(Mailbox::new(move || session.close(CloseReason::SlowWatcher)));
+        Self { shared, mailbox, names: Vec::new(), trees: SelectAll::new() }
     }
 
     fn has(&self, name: &[u8], pattern: bool) -> bool {
@@ -219,8 +220,8 @@ impl Client {
     /// Takes up subscriptions and tells each.
     pub(super) fn begin(&mut self, begun: Begun, turn: &mut Turn<'_>) {
         let word: &[u8] = if begun.pattern { b"psubscribe" } else { b"subscribe" };
-        let (shared, version) = (self.shared.clone(), self.version);
-        let subscriptions = self.more().subscriptions.get_or_insert_with(|| Subscriptions::new(shared));
+        let (shared, version, session) = (self.shared.clone(), self.version, turn.session.clone());
+        let subscriptions = self.more().subscriptions.get_or_insert_with(|| Subscriptions::new(shared, session));
         for (name, source) in begun.names {
             subscriptions.add(name.clone(), begun.pattern, source);
             let mut reply = Reply { out: turn.out, version };
@@ -236,13 +237,9 @@ impl Client {
         let Some(subscriptions) = self.more.as_mut().and_then(|more| more.subscriptions.as_mut()) else {
             return Poll::Pending;
         };
-        match subscriptions.mailbox.poll_next(context) {
-            Poll::Ready(Ok(message)) => {
-                tell(&message, &mut Reply { out: turn.out, version });
-                return Poll::Ready(());
-            }
-            Poll::Ready(Err(_overflowed)) => turn.session.close(CloseReason::SlowWatcher),
-            Poll::Pending => {}
+        if let Poll::Ready(message) = subscriptions.mailbox.poll_next(context) {
+            tell(&message, &mut Reply { out: turn.out, version });
+            return Poll::Ready(());
         }
         if subscriptions.trees.is_empty() {
             return Poll::Pending;

@@ -1,7 +1,7 @@
 //! The commands of the door: one table for what they do, for `COMMAND`, and for the page in the docs.
 
 use super::call::Run;
-use super::{client, hashes, json, multi, pubsub, scan, server, strings};
+use super::{client, hashes, json, lease, multi, pubsub, scan, server, strings};
 use crate::commands::Turn;
 
 /// A command of the connection itself.
@@ -156,6 +156,12 @@ pub(super) static COMMANDS: &[Spec] = &[
     conn("select", 2, server::select, "There is one database: 0"),
     write("set", -3, strings::set_command, "Sets a text: NX, XX, GET, KEEPTTL"),
     write("setnx", 3, strings::setnx, "Sets a text that is not there"),
+    with_keys(conn("standpipe.lease", 3, lease::lease, "Sets a text that goes when this connection closes"), ONE),
+    with_keys(conn("standpipe.onclose", 3, lease::on_close, "Sets a text when this connection closes"), ONE),
+    with_keys(
+        conn("standpipe.release", 2, lease::release, "Forgets what would happen at close at a key and below"),
+        ONE,
+    ),
     read("strlen", 2, strings::strlen, Weight::Point, "Length of a text"),
     conn("subscribe", -2, pubsub::subscribe, "Subscribes to channels").while_subscribed(),
     Spec::new("time", 1, Does::Read(server::time, Weight::Point), NONE, "The server's clock"),

@@ -335,6 +335,24 @@ fn watches() {
 }
 
 #[test]
+fn a_watch_goes_on_after_a_restart() {
+    let mut server = dev();
+    let mut lines = open(&server);
+    assert_eq!(lines.ask("SET /a 1").unwrap(), "OK 1");
+    assert_eq!(lines.ask("WATCH /a").unwrap(), "WATCHING 1 1");
+    assert_eq!(lines.line().unwrap(), "EVENT 1 1 put / 1");
+    assert_eq!(open(&server).ask("SET /a 2").unwrap(), "OK 2");
+    server.kill().unwrap();
+    server.restart().unwrap();
+    assert_eq!(open(&server).ask("SET /a/b 3").unwrap(), "OK 3");
+    let mut lines = open(&server);
+    assert_eq!(lines.ask("WATCH /a 1").unwrap(), "WATCHING 1 1");
+    assert_eq!(lines.line().unwrap(), "EVENT 1 2 put / 2");
+    assert_eq!(lines.line().unwrap(), "EVENT 1 3 put /b 3");
+    quiet(server, &[]);
+}
+
+#[test]
 fn events_between_answers_are_whole_and_complete() {
     let (server, _config) = dev_with("ring_events_max = 100000");
     let mut random = Random::new();

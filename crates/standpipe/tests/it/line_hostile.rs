@@ -61,6 +61,31 @@ fn a_line_too_long_is_told_and_the_next_one_counts() {
 }
 
 #[test]
+fn long_lines_share_one_room() {
+    let mib = 1 << 20;
+    check(&format!("request_body_bytes_max = {mib}\nbodies_bytes_in_flight_max = {mib}"), |server| {
+        let mut first = open(server);
+        first.send("x".repeat(mib / 2)).unwrap();
+        // It is admitted by turns, so what is there of it may double.
+        let told = until(|| {
+            let mut other = open(server);
+            let _refused_meanwhile = other.send("y".repeat(mib));
+            let told = other.rest().unwrap_or_default();
+            alike(&told, "ERR overloaded *bodies_bytes_in_flight_max*(after * ms)\n")
+        });
+        assert!(told, "nobody is refused");
+        drop(first);
+        assert!(until(|| metric(server.addr(), "standpipe_connections_open") == 1));
+        // The room is given back.
+        let mut lines = open(server);
+        let value = format!("{:?}", "z".repeat(mib / 4));
+        assert!(lines.ask(&format!("SET /long {value}")).unwrap().starts_with("OK "));
+        assert_eq!(lines.ask("GET /long").unwrap(), value);
+        lines.ask("DEL /long").unwrap();
+    });
+}
+
+#[test]
 fn half_a_line_is_waited_for_until_its_deadline() {
     check("request_head_ms_max = 400\nfirst_byte_ms_max = 400\nidle_ms_max = 600", |server| {
         let mut silent = open(server);

@@ -7,6 +7,7 @@
 mod cities;
 mod cli;
 mod conformance;
+mod doors;
 mod durability;
 mod eventsource;
 mod hostile;
@@ -16,8 +17,11 @@ mod line_hostile;
 mod line_page;
 #[cfg(target_os = "linux")]
 mod mount;
+#[cfg(target_os = "linux")]
+mod pipes;
 mod python;
 mod reload;
+mod resp;
 mod rest;
 mod script;
 mod shutdown;

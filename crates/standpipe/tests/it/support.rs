@@ -85,6 +85,13 @@ pub(crate) fn metric(addr: SocketAddr, name: &str) -> u64 {
     series(&request(addr, "GET", "/metrics", &[], b"").unwrap().text(), name)
 }
 
+/// The same of the series that have all these labels, as in `door="http"`.
+pub(crate) fn metric_of(addr: SocketAddr, name: &str, labels: &[&str]) -> u64 {
+    let metrics = request(addr, "GET", "/metrics", &[], b"").unwrap().text();
+    let lines = metrics.lines().filter(|line| labels.iter().all(|label| line.contains(label)));
+    series(&lines.collect::<Vec<_>>().join("\n"), name)
+}
+
 fn series(metrics: &str, name: &str) -> u64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
