@@ -4,8 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use tokio::io::AsyncWriteExt;
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
@@ -20,10 +20,12 @@ const PER_ADDRESS: u32 = 5_000;
 
 /// What each connection does before it falls silent.
 #[derive(Clone, Copy, Debug)]
-enum Series {
+pub(crate) enum Series {
     Silent,
     OneGet,
     Watch,
+    /// A command that is answered with a line.
+    Ping(&'static [u8]),
 }
 
 impl Series {
@@ -32,6 +34,7 @@ impl Series {
             Self::Silent => "no request",
             Self::OneGet => "one GET",
             Self::Watch => "watching",
+            Self::Ping(_) => "one PING",
         }
     }
 }
@@ -53,6 +56,14 @@ pub(crate) fn run(run: &Run) -> Result<()> {
         runtime.block_on(growth(&Server::bare_hyper("21.5", &[])?, series))?;
     }
     Ok(())
+}
+
+/// Private KiB that each idle connection adds to `server`.
+///
+/// # Errors
+/// It refuses a connection.
+pub(crate) fn kib_each(server: &Server, series: Series) -> Result<f64> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(growth(server, series))
 }
 
 /// Prints what the connections add to the server's memory, and returns the private KiB of each.
@@ -89,6 +100,10 @@ async fn open(addr: SocketAddr, series: Series, numbers: std::ops::Range<u32>) -
             Series::OneGet => {
                 stream.write_all(b"GET /bench/idle.json HTTP/1.1\r\nHost: bench\r\n\r\n").await?;
                 answer(&mut stream).await?;
+            }
+            Series::Ping(ping) => {
+                stream.write_all(ping).await?;
+                ensure!(stream.read(&mut [0; 64]).await? > 0, "no answer");
             }
             Series::Watch => attach(&mut stream, "GET /bench/idle.json").await?,
         }

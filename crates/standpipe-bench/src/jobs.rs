@@ -2,12 +2,12 @@
 //! job that does nothing, beside the `threadpool` crate's queue and a channel. Both sides run in this
 //! process, on all of its processors.
 
-use std::future::Future;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use standpipe_serve::{
     Class, CloseReason, Conn, Cost, Deadline, Door, Limits, Refusal, Server, ServerConfig, Session, SocketListener,
 };
@@ -19,8 +19,8 @@ use crate::figures::{Bar, Load, Turn, compare, each, figure, ratio};
 
 /// Connections whose tasks submit jobs.
 const SESSIONS: usize = 16;
-/// Tasks of each connection that submit one job after another, in the flood.
-const SUBMITTERS: usize = 32;
+/// Jobs that each connection has under way at once: tasks with one each, or one task with all.
+const AT_ONCE: usize = 30;
 /// Jobs between two looks at the clock.
 const BATCH: u64 = 256;
 
@@ -33,19 +33,20 @@ pub(crate) fn run(pace: Pace) -> Result<()> {
     let pool = ThreadPool::new(Limits::default().workers_max);
     println!("\none job at a time");
     let sides = vec![
-        Turn { name: "standpipe", bear: Box::new(|seconds| stage.load(1, 1, seconds)) },
+        Turn { name: "standpipe", bear: Box::new(|seconds| stage.load(1, 1, 1, seconds)) },
         Turn { name: "threadpool", bear: Box::new(|seconds| Ok(threadpool(&pool, 1, seconds))) },
     ];
     let rounds = compare(sides, pace)?;
     let cpu = |side: usize| each(&rounds[side], Load::cpu_us);
     ratio("CPU per job, standpipe / threadpool", &cpu(0), &cpu(1), Bar::AtMost(1.0));
-    println!("\nmany at a time: {SESSIONS} connections with {SUBMITTERS} submitters each");
+    println!("\nmany at a time: {SESSIONS} connections with {AT_ONCE} jobs each");
     let sides = vec![
-        Turn { name: "standpipe", bear: Box::new(|seconds| stage.load(SESSIONS, SUBMITTERS, seconds)) },
+        Turn { name: "standpipe, batches", bear: Box::new(|seconds| stage.load(SESSIONS, 1, AT_ONCE, seconds)) },
+        Turn { name: "standpipe, tasks", bear: Box::new(|seconds| stage.load(SESSIONS, AT_ONCE, 1, seconds)) },
         Turn { name: "threadpool", bear: Box::new(|seconds| Ok(threadpool(&pool, SESSIONS, seconds))) },
     ];
     let rounds = compare(sides, pace)?;
-    figure("standpipe, many at a time", Load::sum(&rounds[0]).rate(), "jobs/s", Bar::AtLeast(1e6));
+    figure("standpipe, batches", Load::sum(&rounds[0]).rate(), "jobs/s", Bar::AtLeast(1e6));
     stage.end();
     Ok(())
 }
@@ -86,15 +87,15 @@ impl Stage {
         Ok(Self { server, sessions, _peers: peers })
     }
 
-    /// Lets `submitters` tasks of `count` sessions submit jobs one after another for some seconds.
-    fn load(&self, count: usize, submitters: usize, seconds: u32) -> Result<Load> {
+    /// Lets `submitters` tasks of each of `count` sessions submit jobs, `at_once`, for some seconds.
+    fn load(&self, count: usize, submitters: usize, at_once: usize, seconds: u32) -> Result<Load> {
         let until = Instant::now() + Duration::from_secs(seconds.into());
         measure(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let mut tasks = JoinSet::new();
             for (session, event_loop) in self.sessions.iter().take(count) {
                 for _ in 0..submitters {
-                    tasks.spawn_on(submit(session.clone(), until), event_loop);
+                    tasks.spawn_on(submit(session.clone(), at_once, until), event_loop);
                 }
             }
             runtime.block_on(async move {
@@ -115,19 +116,22 @@ impl Stage {
     }
 }
 
-/// Submits jobs one after another; the number of them.
-fn submit(session: Session, until: Instant) -> impl Future<Output = Result<u64>> + Send {
-    async move {
-        let mut jobs = 0;
-        while Instant::now() < until {
-            for _ in 0..BATCH {
-                let deadline = Deadline::after(60_000);
-                session.run(Class::Read, Cost::Bytes(1), deadline, || ()).await?;
+/// Submits jobs, `at_once` of them and then the next as many; the number of them.
+async fn submit(session: Session, at_once: usize, until: Instant) -> Result<u64> {
+    let mut jobs = 0;
+    while Instant::now() < until {
+        for _ in 0..BATCH {
+            let deadline = Deadline::after(60_000);
+            let run = || session.run(Class::Read, Cost::Bytes(1), deadline, || ());
+            if at_once == 1 {
+                run().await?;
+            } else {
+                try_join_all((0..at_once).map(|_| run())).await?;
             }
-            jobs += BATCH;
         }
-        Ok(jobs)
+        jobs += BATCH * at_once as u64;
     }
+    Ok(jobs)
 }
 
 /// The same through `pool`, from as many threads as there are sessions.
@@ -138,7 +142,7 @@ fn threadpool(pool: &ThreadPool, submitters: usize, seconds: u32) -> Load {
         std::thread::scope(|scope| {
             for _ in 0..submitters {
                 scope.spawn(|| {
-                    let jobs = execute(pool, if submitters == 1 { 1 } else { SUBMITTERS }, until);
+                    let jobs = execute(pool, if submitters == 1 { 1 } else { AT_ONCE }, until);
                     *all.lock().expect("no submitter panics") += jobs;
                 });
             }
@@ -161,12 +165,12 @@ fn execute(pool: &ThreadPool, at_once: usize, until: Instant) -> u64 {
     let mut jobs = 0;
     while Instant::now() < until {
         for _ in 0..BATCH {
-            let _done = tell.recv();
+            assert!(tell.recv().is_ok());
             submit();
         }
         jobs += BATCH;
     }
-    (0..at_once).for_each(|_| drop(tell.recv()));
+    (0..at_once).for_each(|_| assert!(tell.recv().is_ok()));
     jobs
 }
 

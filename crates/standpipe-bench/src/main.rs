@@ -16,6 +16,7 @@ mod machine;
 mod nginx;
 mod process;
 mod put;
+mod redis;
 mod start;
 mod wrk;
 
@@ -59,6 +60,8 @@ enum Bench {
     Idle,
     /// Jobs that do nothing through admission, queue and workers, beside the threadpool crate
     Jobs,
+    /// The RESP and line doors beside redis-server: PING, GET, durable SET, 1,000 connections, idle memory
+    Resp,
     /// `standpipe import` of large files: MB/s and peak memory
     Import,
     /// From exec to the ready line on a store of more than 1 GB
@@ -91,6 +94,7 @@ fn main() -> Result<()> {
         Bench::Fanout => fanout::run(&run),
         Bench::Idle => idle::run(&run),
         Bench::Jobs => jobs::run(pace),
+        Bench::Resp => redis::run(&run),
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
         Bench::BareHyper { .. } => unreachable!("returned above"),

@@ -76,11 +76,16 @@ impl Process {
     /// # Errors
     /// It ended first, or its stdout is no pipe.
     pub(crate) fn ready(&mut self) -> Result<SocketAddr> {
+        let line = self.ready_line()?;
+        line.split(' ').next().and_then(|addr| addr.parse().ok()).context(line)
+    }
+
+    /// What follows `ready http://` in its ready line.
+    fn ready_line(&mut self) -> Result<String> {
         let stdout = self.child.stdout.take().context("stdout is not piped")?;
         for line in BufReader::new(stdout).lines() {
-            let line = line?;
-            if let Some((_, rest)) = line.split_once("ready http://") {
-                return rest.split(' ').next().and_then(|addr| addr.parse().ok()).context(line);
+            if let Some((_, rest)) = line?.split_once("ready http://") {
+                return Ok(rest.to_owned());
             }
         }
         Err(anyhow::anyhow!("ended before it was ready"))
@@ -139,6 +144,21 @@ impl Server {
         // What it says to its user is no figure; a failed start shows when it is run by hand.
         command.stderr(Stdio::null());
         Self::announced("standpipe", command)
+    }
+
+    /// As above, with one more door open; its address is that door's.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub(crate) fn standpipe_door(run: &Run, data: &str, door: &str) -> Result<Self> {
+        let mut command = standpipe(run);
+        command.args(["dev", "--listen", "127.0.0.1:0", &format!("--{door}"), "127.0.0.1:0", "--data"]);
+        command.arg(run.path(data)).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = Process::start(&mut command, Side::Server)?;
+        let line = process.ready_line().with_context(|| format!("{command:?}"))?;
+        let prefix = format!("{door}=");
+        let at = line.split(' ').find_map(|word| word.strip_prefix(&prefix)).context("the door is not open")?;
+        Ok(Self { name: "standpipe", process, addr: at.parse()? })
     }
 
     /// The bare hyper server of this binary.

@@ -344,23 +344,26 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>, _alive: TaskTrackerToken) {
+        let now = Instant::now();
         let mut state = self.state.lock();
         state.starting -= 1;
-        let mut next = self.next(state);
+        let mut next = self.next(state, now);
         while let Some(Taken { class, job, begun, grow }) = next {
             if grow {
                 self.create_worker();
             }
             let late = job.late(begun.at);
             job.run(late.map_or(Ok(begun), Err));
+            // Before the lock: nothing that can be outside is inside.
+            let now = Instant::now();
             let mut state = self.state.lock();
-            state.end(class, self.ns(Instant::now()));
-            next = self.next(state);
+            state.end(class, self.ns(now));
+            next = self.next(state, now);
         }
     }
 
     /// Waits for a job; `None` ends the worker.
-    fn next<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Option<Taken> {
+    fn next<'a>(&'a self, mut state: MutexGuard<'a, State>, mut now: Instant) -> Option<Taken> {
         loop {
             let limits = self.limits.load();
             if state.stopping || state.workers > limits.workers_max {
@@ -368,7 +371,7 @@ impl Shared {
             }
             let bulk = state.may_bulk(&limits);
             if let Some((class, job)) = state.queue.pop(bulk) {
-                return Some(self.take(state, &limits, class, job));
+                return Some(self.take(state, &limits, class, job, now));
             }
             let patience = Duration::from_millis(limits.worker_shrink_after_ms);
             drop(limits);
@@ -376,6 +379,7 @@ impl Shared {
             self.publish_workers(&state);
             let tired;
             (state, tired) = self.work.wait_for(state, &self.state, patience);
+            now = Instant::now();
             state.come();
             let limits = self.limits.load();
             if tired && state.ready(&limits) == 0 && state.workers > limits.workers_min {
@@ -384,8 +388,7 @@ impl Shared {
         }
     }
 
-    fn take(&self, mut state: MutexGuard<'_, State>, limits: &Limits, class: Class, job: Job) -> Taken {
-        let at = Instant::now();
+    fn take(&self, mut state: MutexGuard<'_, State>, limits: &Limits, class: Class, job: Job, at: Instant) -> Taken {
         let waited = job.waited(at);
         state.begin(class, waited, self.ns(at));
         let grow = waited > Duration::from_millis(limits.worker_grow_after_ms) && state.reserve_worker(limits, true);

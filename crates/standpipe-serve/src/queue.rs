@@ -8,12 +8,17 @@
 //! turns of one, large jobs count for more turns, and jobs of one session keep their order. Every
 //! step is logarithmic in the number of peers and sessions waiting.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::Class;
 
 /// A job costs at least this in its session's share, so that many tiny ones are no free ride.
 const COST_BYTES_MIN: usize = 1 << 10;
+
+/// Members that left kept for reuse, and members that may leave before their turn unnoticed.
+const SPARE_MAX: usize = 16;
 
 /// What a class of weight 1 moves on for one job; divisible by every weight.
 const STRIDE: u64 = 8;
@@ -71,33 +76,58 @@ struct Waiting<J> {
 /// Members that take turns by cost; only those with jobs waiting are members.
 #[derive(Debug)]
 struct Turns<M> {
-    members: HashMap<u64, Member<M>>,
-    /// Every member by virtual start, then by arrival.
-    ready: BTreeMap<(u64, u64), u64>,
+    members: HashMap<u64, Member<M>, BuildHasherDefault<KeyHasher>>,
+    /// Every member by virtual start, then by arrival. Who left before its turn is still in here, and
+    /// passed over: most leave at their turn.
+    ready: BinaryHeap<Reverse<(Place, u64)>>,
     /// Virtual start of the turn taken last.
     now: u64,
+    /// What members were that have left, for those to come: nothing is allocated in the long run.
+    spare: Vec<M>,
 }
+
+/// Virtual start and number of arrival; no two are the same.
+type Place = (u64, u64);
 
 #[derive(Debug)]
 struct Member<M> {
-    place: (u64, u64),
+    place: Place,
     of: M,
+}
+
+/// Keys are numbers of sessions, and hashes of addresses that no peer can foresee: spread over all
+/// bits they do for a hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = (self.0 ^ key).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
 }
 
 impl<M> Default for Turns<M> {
     fn default() -> Self {
-        Self { members: HashMap::new(), ready: BTreeMap::new(), now: 0 }
+        Self { members: HashMap::default(), ready: BinaryHeap::new(), now: 0, spare: Vec::new() }
     }
 }
 
 impl<M: Default> Turns<M> {
     /// The member `key`; a new one starts at the present, behind those that came before `number`.
     fn enter(&mut self, key: u64, number: u64) -> &mut M {
-        let place = (self.now, number);
-        let ready = &mut self.ready;
-        let member = self.members.entry(key).or_insert_with(|| {
-            ready.insert(place, key);
-            Member { place, of: M::default() }
+        let Self { members, ready, now, spare } = self;
+        let place = (*now, number);
+        let member = members.entry(key).or_insert_with(|| {
+            ready.push(Reverse((place, key)));
+            Member { place, of: spare.pop().unwrap_or_default() }
         });
         &mut member.of
     }
@@ -112,28 +142,44 @@ impl<M: Default> Turns<M> {
 
     /// Whose turn it is.
     fn first(&mut self) -> Option<u64> {
-        let (&(start, _), &key) = self.ready.first_key_value()?;
-        self.now = start;
-        Some(key)
+        while let Some(&Reverse((place, key))) = self.ready.peek() {
+            if self.members.get(&key).is_some_and(|member| member.place == place) {
+                self.now = place.0;
+                return Some(key);
+            }
+            self.ready.pop();
+        }
+        None
     }
 
-    /// The turn of `key` cost this.
+    /// The turn of `key`, which is the first, cost this.
     fn charge(&mut self, key: u64, cost: u64) {
-        if let Some(member) = self.members.get_mut(&key) {
-            self.ready.remove(&member.place);
+        if let (Some(member), Some(mut first)) = (self.members.get_mut(&key), self.ready.peek_mut()) {
+            debug_assert_eq!(first.0, (member.place, key), "who pays has had its turn");
             member.place.0 += cost;
-            self.ready.insert(member.place, key);
+            *first = Reverse((member.place, key));
         }
     }
 
     fn leave(&mut self, key: u64) {
-        if let Some(member) = self.members.remove(&key) {
-            self.ready.remove(&member.place);
+        let Some(member) = self.members.remove(&key) else { return };
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(member.of);
+        }
+        if self.ready.len() > 2 * self.members.len() + SPARE_MAX {
+            let members = &self.members;
+            self.ready.retain(|Reverse((place, key))| members.get(key).is_some_and(|member| member.place == *place));
         }
     }
 
     fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Gives back what a crowd needed.
+    fn shrink(&mut self) {
+        self.members.shrink_to(SPARE_MAX);
+        self.ready.shrink_to(2 * SPARE_MAX);
     }
 
     fn each(&self) -> impl Iterator<Item = (u64, &M)> {
@@ -259,11 +305,13 @@ impl<J> ClassQueue<J> {
         self.jobs -= 1;
         self.bytes -= taken.bytes;
         if lane.is_empty() {
+            lane.shrink_to(SPARE_MAX);
             sessions.leave(session);
         } else if served {
             sessions.charge(session, cost);
         }
         if sessions.is_empty() {
+            sessions.shrink();
             self.peers.leave(peer);
         } else if served {
             self.peers.charge(peer, cost);
@@ -296,7 +344,7 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
         assert_eq!(order.join(" "), expected);
         assert_eq!((queue.jobs(true), queue.depth(Class::Read)), (0, (0, 0)));
-        assert!(queue.classes.iter().all(|class| class.peers.is_empty() && class.peers.ready.is_empty()));
+        assert!(queue.classes.iter().all(|class| class.peers.is_empty() && class.peers.ready.len() <= SPARE_MAX));
     }
 
     #[test]
@@ -448,6 +496,7 @@ mod tests {
         assert_eq!(queue.each().count(), waiting.len());
         assert!(queue.each().all(|(ticket, job)| waiting.contains(&(ticket, *job))));
         assert!(gone.into_iter().all(|ticket| queue.withdraw(ticket).is_none()));
+        assert!(queue.classes.iter().all(|class| class.peers.ready.len() <= 3 + SPARE_MAX));
         assert_eq!(queue.clear().len(), waiting.len());
         assert_eq!(queue.jobs(true), 0);
     }
