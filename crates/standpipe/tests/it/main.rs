@@ -12,6 +12,7 @@ mod durability;
 mod eventsource;
 mod hostile;
 mod leases;
+mod limits;
 mod line;
 mod line_hostile;
 mod line_page;
