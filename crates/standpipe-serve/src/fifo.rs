@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -29,7 +29,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use crate::keeper::{Bell, CAUGHT_MAX, Keeper, Woken};
-use crate::opens::{Key, Opens};
+use crate::opens::{Key, Opens, Way};
 use crate::spot::{FileId, PipeError, Spot, id};
 use crate::{Conn, ConnIo, Listener, Peer, sys};
 
@@ -55,21 +55,44 @@ const PIPE_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 struct Generation {
     id: FileId,
-    key: Key,
+    keys: Vec<Key>,
     /// Our end, until the first reader's connection takes it.
     writer: Mutex<Option<OwnedFd>>,
     /// The inode without an end of it, once it has been opened.
     inode: OnceLock<OwnedFd>,
-    opened: AtomicUsize,
+    /// How often it was opened, as each way of hearing of it tells.
+    opened: [AtomicUsize; Way::COUNT],
+    /// Readers told of to the event loop.
+    caught: AtomicUsize,
+    /// Its connections have ended.
+    ended: AtomicBool,
     /// Not decided before.
     settled_at: Option<Instant>,
 }
 
 impl Generation {
-    fn new(end: OwnedFd, key: Key, settled_at: Option<Instant>) -> io::Result<Arc<Self>> {
-        let id = id(&std::fs::metadata(link(&end))?);
-        let (writer, opened) = (Mutex::new(Some(end)), AtomicUsize::new(0));
-        Ok(Arc::new(Self { id, key, writer, inode: OnceLock::new(), opened, settled_at }))
+    fn new(end: OwnedFd, keys: Vec<Key>, settled_at: Option<Instant>) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            id: id(&std::fs::metadata(link(&end))?),
+            keys,
+            writer: Mutex::new(Some(end)),
+            inode: OnceLock::new(),
+            opened: Default::default(),
+            caught: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            settled_at,
+        }))
+    }
+
+    /// It was opened once more; says whether that is a reader not told of before.
+    fn is_opened(&self, way: Way) -> bool {
+        // Wraps where our own open comes first, see `Stale`.
+        let count = self.opened[way as usize].fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        self.caught.fetch_max(count, Ordering::SeqCst) < count
+    }
+
+    fn is_shared(&self) -> bool {
+        self.caught.load(Ordering::SeqCst) > 1
     }
 
     /// Keeps a way to the inode that outlives our end.
@@ -199,8 +222,8 @@ impl Workbench {
         let writer = open(&path, OFlags::WRONLY | flags, Mode::empty())?;
         drop(reader);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(self.mode))?;
-        let key = self.shared.opens.watch(&path)?;
-        Ok(Spare { path, generation: Generation::new(writer, key, None)? })
+        let keys = self.shared.opens.watch(&path)?;
+        Ok(Spare { path, generation: Generation::new(writer, keys, None)? })
     }
 }
 
@@ -232,8 +255,8 @@ struct Swapper {
     current: Arc<Generation>,
     /// The one that is at the path; another one only where a rename failed.
     placed: FileId,
-    /// The ones that have been opened, and whether they have ended.
-    known: HashMap<Key, (Arc<Generation>, bool)>,
+    /// The ones that have been opened.
+    known: HashMap<Key, Arc<Generation>>,
     /// Something of others is at the path, and that was told.
     foreign: bool,
     /// When readers came last.
@@ -250,7 +273,7 @@ impl Swapper {
         workbench.spot.replace(&first.path)?;
         let mut known = HashMap::with_capacity(KNOWN);
         if let Some(waiting) = stale.and_then(|stale| stale.take_over(&workbench)) {
-            known.insert(waiting.key.clone(), (waiting, false));
+            known.extend(waiting.keys.iter().map(|key| (key.clone(), waiting.clone())));
         }
         let placed = first.generation.id;
         let (current, last) = (first.generation, Instant::now());
@@ -268,7 +291,7 @@ impl Swapper {
         let shared = self.workbench.shared.clone();
         let mut next = spares.recv().ok();
         loop {
-            match bell.wait([shared.opens.as_fd()]) {
+            match bell.wait(shared.opens.fds()) {
                 Woken::Stop => break,
                 Woken::Tick => self.look(&mut next, &spares),
                 Woken::Event => {
@@ -287,7 +310,7 @@ impl Swapper {
     fn take(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
         let shared = self.workbench.shared.clone();
         shared.swapping.store(true, Ordering::SeqCst);
-        shared.opens.read(|key| self.opened(key, next, spares));
+        shared.opens.read(|way, key| self.opened(way, key, next, spares));
         shared.swapping.store(false, Ordering::SeqCst);
     }
 
@@ -309,21 +332,21 @@ impl Swapper {
     }
 
     /// Somebody opened an inode of ours.
-    fn opened(&mut self, key: &[u8], next: &mut Option<Spare>, spares: &Receiver<Spare>) {
-        let generation = if *key == *self.current.key {
+    fn opened(&mut self, way: Way, key: &[u8], next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        let generation = if self.current.keys.iter().any(|current| **current == *key) {
             let Some(generation) = self.swap(next, spares) else { return };
-            self.known.insert(generation.key.clone(), (generation.clone(), false));
+            self.known.extend(generation.keys.iter().map(|key| (key.clone(), generation.clone())));
             generation
-        } else if let Some((generation, false)) = self.known.get(key) {
-            // It shares the inode with an earlier reader.
+        } else if let Some(generation) = self.known.get(key) {
+            // The other way tells of the same reader, or another one shares the inode.
             generation.clone()
         } else {
-            // Not a reader of anything that is still served, or ourselves.
             return;
         };
-        generation.opened.fetch_add(1, Ordering::SeqCst);
-        // Full: the reader meets a closed pipe.
-        let _dropped = self.catch.try_send(generation);
+        if generation.is_opened(way) && !generation.ended.load(Ordering::Relaxed) {
+            // Full: the reader meets a closed pipe.
+            let _dropped = self.catch.try_send(generation);
+        }
     }
 
     /// Puts the next FIFO in place, first of all; gives the one that was opened.
@@ -339,14 +362,14 @@ impl Swapper {
 
     /// Sees to the path, and to inodes whose connections have ended.
     fn look(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
-        self.known.retain(|_, (generation, seen)| {
-            let ended = Arc::strong_count(generation) == 1;
-            let before = std::mem::replace(seen, ended);
-            if ended {
-                generation.release_late();
+        self.known.retain(|_, generation| {
+            if Arc::strong_count(generation) > generation.keys.len() {
+                return true;
             }
             // Kept for one more look, for whoever was late.
-            !before
+            let ended = generation.ended.swap(true, Ordering::Relaxed);
+            generation.release_late();
+            !ended
         });
         let found = self.workbench.spot.found().map(|found| id(&found));
         if found == Some(self.current.id) {
@@ -390,9 +413,12 @@ impl Stale {
     /// Lets its readers go, as readers of ours. None when nobody waits.
     fn take_over(self, workbench: &Workbench) -> Option<Arc<Generation>> {
         let path = PathBuf::from(link(&self.0));
-        let key = workbench.shared.opens.watch(&path).ok()?;
+        let keys = workbench.shared.opens.watch(&path).ok()?;
         let writer = open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        Generation::new(writer, key, Some(Instant::now() + SETTLE)).ok()
+        let generation = Generation::new(writer, keys, Some(Instant::now() + SETTLE)).ok()?;
+        // Our own open is told of, too: the next one is the first reader's.
+        generation.opened.iter().for_each(|opened| opened.store(usize::MAX, Ordering::SeqCst));
+        Some(generation)
     }
 }
 
@@ -406,19 +432,15 @@ pub struct FifoConn {
 }
 
 impl FifoConn {
-    fn is_shared(&self) -> bool {
-        self.generation.opened.load(Ordering::SeqCst) > 1
-    }
-
     /// Whether the reader has the pipe to itself, as far as anybody can know now. Ask before the first byte.
     pub(crate) async fn is_exclusive(&self) -> bool {
         if let Some(at) = self.generation.settled_at {
             tokio::time::sleep_until(at.into()).await;
         }
-        while !self.is_shared() && !self.shared.is_told() {
+        while !self.generation.is_shared() && !self.shared.is_told() {
             tokio::time::sleep(RETRY).await;
         }
-        !self.is_shared() && self.sender.is_some()
+        !self.generation.is_shared() && self.sender.is_some()
     }
 
     /// Room for a document of `bytes`, so that most are given to the system at once.
@@ -443,7 +465,7 @@ impl AsyncRead for FifoConn {
 
 impl AsyncWrite for FifoConn {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.is_shared() {
+        if self.generation.is_shared() {
             // Better the end now than a piece to each.
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ResourceBusy, "another reader shares the pipe")));
         }

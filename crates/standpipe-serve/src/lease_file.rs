@@ -169,7 +169,8 @@ impl Leases {
 
     fn run(mut self, bell: &Bell) {
         loop {
-            match bell.wait([self.signals.as_fd(), self.opens.as_fd()]) {
+            let [opens, others] = self.opens.fds();
+            match bell.wait([self.signals.as_fd(), opens, others]) {
                 Woken::Stop => break,
                 Woken::Tick => self.look(),
                 Woken::Event => {
@@ -179,8 +180,10 @@ impl Leases {
                             self.broken();
                         }
                     }
-                    let readers = &self.readers;
-                    self.opens.read(|_| _ = readers.fetch_add(1, Ordering::Relaxed));
+                    let best = self.opens.best();
+                    self.opens.read(|way, _| {
+                        self.readers.fetch_add(u64::from(way == best), Ordering::Relaxed);
+                    });
                 }
             }
         }

@@ -1,13 +1,15 @@
-//! Who opened which file: a source of "this inode was opened", one event for each open, in the order of the
-//! opens and before the opener can read. What an open means is the listeners'.
+//! Who opened which file: a source of "this inode was opened", in the order of the opens and before the
+//! opener can read. What an open means is the listeners'.
 //!
-//! fanotify is asked first: it keeps the events of different processes apart. Where a container forbids it
-//! inotify has to do, which melts equal events in a row into one. A watch on the folder puts another event
-//! between two opens, so that all but those within the same fraction of a microsecond stay apart.
+//! Both of the kernel's ways melt events together that nobody has read yet, each other ones: fanotify those
+//! of one thread (where this process may ask for that, else of one process), inotify equal ones in a row.
+//! So, unless threads are told apart, both are asked, and the larger count is the true one. A watch on
+//! the folder puts another event between two opens for inotify; only opens within the same fraction of a microsecond,
+//! by threads of one process, may be taken for one.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,77 +20,96 @@ use crate::sys;
 /// Room for a hundred events or so; more come with the next read.
 const BUFFER_BYTES: usize = 8 << 10;
 
-/// Names an inode in the events.
+/// Names an inode in the events of one way. Those of the two ways differ in length.
 pub(crate) type Key = Arc<[u8]>;
+
+/// Which way an event came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Fanotify,
+    Inotify,
+}
+
+impl Way {
+    pub(crate) const COUNT: usize = 2;
+}
 
 /// The source.
 #[derive(Debug)]
-pub(crate) enum Opens {
-    Exact(OwnedFd),
-    Melting(OwnedFd),
+pub(crate) struct Opens {
+    fanotify: Option<OwnedFd>,
+    /// And the watch of the folder.
+    inotify: Option<(OwnedFd, i32)>,
 }
 
 impl Opens {
     /// A source for files in `folder`, which are made in `workshop`.
     pub(crate) fn new(folder: &Path, workshop: &Path) -> io::Result<Self> {
-        if let Some(exact) = Self::exact(workshop) {
-            return Ok(exact);
+        if let Some(fanotify) = fanotify(workshop, true) {
+            return Ok(Self { fanotify: Some(fanotify), inotify: None });
         }
-        tracing::debug!("fanotify is not to be had: readers that open a FIFO at the same moment may be taken for one");
+        let fanotify = fanotify(workshop, false);
+        if fanotify.is_none() {
+            tracing::debug!("no fanotify: readers that open a pipe in the same microsecond may be taken for one");
+        }
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&inotify, folder, WatchFlags::OPEN | WatchFlags::ONLYDIR)?;
-        Ok(Self::Melting(inotify))
+        let watch = inotify::add_watch(&inotify, folder, WatchFlags::OPEN | WatchFlags::ONLYDIR)?;
+        Ok(Self { fanotify, inotify: Some((inotify, watch)) })
     }
 
-    /// fanotify, if it may be used and can name the files of this file system.
-    fn exact(workshop: &Path) -> Option<Self> {
-        let exact = Self::Exact(sys::fanotify().ok()?);
-        exact.watch(workshop).ok()?;
-        Some(exact)
-    }
-
-    /// Reports opens of the file at `path` from now on.
-    pub(crate) fn watch(&self, path: &Path) -> io::Result<Key> {
-        match self {
-            Self::Exact(fanotify) => {
-                sys::fanotify_opens(fanotify, path)?;
-                sys::handle(path)
-            }
-            Self::Melting(inotify) => {
-                let watch = inotify::add_watch(inotify, path, WatchFlags::OPEN)?;
-                Ok(Arc::new(watch.to_ne_bytes()))
-            }
+    /// Reports opens of the file at `path` from now on; the key of each way.
+    pub(crate) fn watch(&self, path: &Path) -> io::Result<Vec<Key>> {
+        let mut keys = Vec::with_capacity(Way::COUNT);
+        if let Some(fanotify) = &self.fanotify {
+            sys::fanotify_opens(fanotify, path)?;
+            keys.push(sys::handle(path)?);
         }
+        if let Some((inotify, _)) = &self.inotify {
+            keys.push(Arc::new(inotify::add_watch(inotify, path, WatchFlags::OPEN)?.to_ne_bytes()));
+        }
+        Ok(keys)
+    }
+
+    /// The way that counts best.
+    pub(crate) fn best(&self) -> Way {
+        if self.fanotify.is_some() { Way::Fanotify } else { Way::Inotify }
     }
 
     /// What was opened since the last look; nothing when nothing was.
-    pub(crate) fn read(&self, mut opened: impl FnMut(&[u8])) {
-        match self {
-            Self::Exact(fanotify) => {
-                let mut buffer = [0; BUFFER_BYTES];
-                let count = rustix::io::read(fanotify, &mut buffer).unwrap_or(0);
-                sys::handles(&buffer[..count]).for_each(opened);
-            }
-            Self::Melting(inotify) => {
-                let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
-                let mut reader = inotify::Reader::new(inotify, &mut buffer);
-                while let Ok(event) = reader.next() {
-                    opened(&event.wd().to_ne_bytes());
+    pub(crate) fn read(&self, mut opened: impl FnMut(Way, &[u8])) {
+        if let Some(fanotify) = &self.fanotify {
+            let mut buffer = [0; BUFFER_BYTES];
+            let count = rustix::io::read(fanotify, &mut buffer).unwrap_or(0);
+            sys::handles(&buffer[..count]).for_each(|key| opened(Way::Fanotify, key));
+        }
+        if let Some((inotify, folder)) = &self.inotify {
+            let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+            let mut reader = inotify::Reader::new(inotify, &mut buffer);
+            while let Ok(event) = reader.next() {
+                if event.wd() != *folder {
+                    opened(Way::Inotify, &event.wd().to_ne_bytes());
                 }
             }
         }
     }
 
+    /// What becomes readable; one twice where there is only one.
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; Way::COUNT] {
+        let (fanotify, inotify) = (self.fanotify.as_ref(), self.inotify.as_ref().map(|(inotify, _)| inotify));
+        let any = fanotify.or(inotify).expect("made with one of them");
+        [fanotify.unwrap_or(any).as_fd(), inotify.unwrap_or(any).as_fd()]
+    }
+
     /// Whether there is something to read.
     pub(crate) fn is_pending(&self) -> bool {
-        rustix::io::ioctl_fionread(self).is_ok_and(|bytes| bytes > 0)
+        self.fds().iter().any(|fd| rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes > 0))
     }
 }
 
-impl AsFd for Opens {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Exact(fd) | Self::Melting(fd) => fd.as_fd(),
-        }
-    }
+/// fanotify, if it may be used (so) and can name the files of this file system.
+fn fanotify(workshop: &Path, threads: bool) -> Option<OwnedFd> {
+    let fanotify = sys::fanotify(threads).ok()?;
+    sys::fanotify_opens(&fanotify, workshop).ok()?;
+    sys::handle(workshop).ok()?;
+    Some(fanotify)
 }

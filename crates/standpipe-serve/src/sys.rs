@@ -131,9 +131,11 @@ fn zeroed_sched_param() -> libc::sched_param {
     unsafe { std::mem::zeroed() }
 }
 
-/// A source of events that names files by their handles and is open to every user.
-pub(crate) fn fanotify() -> io::Result<OwnedFd> {
-    let flags = libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+/// A source of events that names files by their handles and is open to every user; one that keeps `threads`
+/// apart is for administrators.
+pub(crate) fn fanotify(threads: bool) -> io::Result<OwnedFd> {
+    let plain = libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+    let flags = if threads { plain | libc::FAN_REPORT_TID } else { plain };
     // SAFETY: plain integers; the descriptor is new and owned by nobody else.
     unsafe { Ok(OwnedFd::from_raw_fd(checked(libc::fanotify_init(flags, libc::O_RDONLY as u32))?)) }
 }
@@ -169,8 +171,8 @@ pub(crate) fn handle(path: &Path) -> io::Result<Arc<[u8]>> {
     Ok(bytes[..end].into())
 }
 
-/// The handles in what was read from a [`fanotify`] descriptor, in order; an event without one, as when
-/// some were lost, is left out.
+/// The handles in what was read from a [`fanotify`] descriptor, in order. An event without one, as when some
+/// were lost, is left out.
 pub(crate) fn handles(mut events: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         loop {
