@@ -389,6 +389,10 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
     };
     eprintln!("Standpipe {} on {url}", env!("CARGO_PKG_VERSION"));
     eprintln!("  data    {} ({durability})", values.server.data.display());
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let mib = values.limits.worst_case_bytes() >> 20;
+        eprintln!("  memory  the limits allow {mib} MiB in the worst case, see docs/limits.md");
+    }
     match token {
         Token::Emulator => {
             eprintln!("  watch   curl -N -H 'accept: text/event-stream' {url}/home.json");

@@ -2,7 +2,7 @@
 //! is there, what they do and who is slow.
 
 use standpipe_testkit::http::{Conn, request};
-use standpipe_testkit::until;
+use standpipe_testkit::{Launch, until};
 
 use crate::support::{dev, dev_with, quiet, write};
 
@@ -52,4 +52,12 @@ fn the_status_shows_who_is_there_and_who_is_slow() {
     drop(deaf);
     assert!(until(|| status()["slowest"].as_array().unwrap().is_empty()));
     quiet(server, &[]);
+}
+
+#[test]
+fn the_worst_case_is_told_to_who_asks() {
+    for (arguments, told) in [(&["-v"][..], true), (&[], false)] {
+        let server = Launch::dev().args(arguments).start().unwrap();
+        assert_eq!(server.stderr().contains("MiB in the worst case"), told, "{}", server.stderr());
+    }
 }
