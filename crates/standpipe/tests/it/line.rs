@@ -277,6 +277,56 @@ fn thousands_in_one_go_are_answered_in_order() {
 }
 
 #[test]
+fn any_script_has_the_same_answers_in_any_pieces() {
+    let mut random = Random::new();
+    let long = format!("{:?}", "long ".repeat(5_000));
+    let mut script = Vec::new();
+    for n in 0..1_500 {
+        let path = ["/a", "/a/b", "/a/b/c", "\"/d e\"", "/f"][random.below(5) as usize];
+        script.push(match random.below(12) {
+            0..=2 => format!("GET {path}"),
+            3..=5 => format!("SET {path} {n}"),
+            6 => format!("SET {path} {long}"),
+            7 => format!("PATCH {path} {{\"x\":{n},\"y/z\":null}}"),
+            8 => format!("DEL {path}"),
+            9 => format!("SET {path} {{"),
+            10 => format!("ECHO {n}"),
+            _ => "NONSENSE".to_owned(),
+        });
+    }
+    let server = dev();
+    let mut lines = open(&server);
+    let expected: Vec<_> = script.iter().map(|line| lines.ask(line).unwrap()).collect();
+    quiet(server, &[]);
+    let server = dev();
+    let (mut lines, all) = (open(&server), script.join("\n") + "\n");
+    let (mut rest, mut answers) = (all.as_bytes(), Vec::new());
+    while !rest.is_empty() {
+        let size = if random.below(2) == 0 { 1 + random.below(40) } else { random.below(100_000) };
+        let (piece, after) = rest.split_at(rest.len().min(size as usize));
+        lines.send(piece).unwrap();
+        rest = after;
+        // Its answers are taken now and then, or they would fill the socket.
+        while answers.len() < expected.len()
+            && let Some(answer) = lines.line_within(std::time::Duration::from_millis(1)).unwrap()
+        {
+            answers.push(answer);
+        }
+    }
+    while answers.len() < expected.len() {
+        answers.push(lines.line().unwrap());
+    }
+    for (at, (got, expected)) in answers.iter().zip(&expected).enumerate() {
+        assert!(
+            got == expected,
+            "{at}: {}: {got:.100} is not {expected:.100}",
+            &script[at][..script[at].len().min(100)]
+        );
+    }
+    quiet(server, &[]);
+}
+
+#[test]
 fn a_long_value_is_not_overtaken() {
     let server = dev();
     let mut lines = open(&server);
