@@ -113,3 +113,61 @@ fn fanotify(workshop: &Path, threads: bool) -> Option<OwnedFd> {
     sys::handle(workshop).ok()?;
     Some(fanotify)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn each_open_of_a_watched_file_is_told_once_by_each_way() {
+        let dir = std::env::temp_dir().join(format!("standpipe-opens-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("watched");
+        std::fs::write(&path, "").unwrap();
+        std::fs::write(dir.join("other"), "").unwrap();
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        let folder = inotify::add_watch(&inotify, &dir, WatchFlags::OPEN).unwrap();
+        // As where fanotify is forbidden, and as it is here.
+        for opens in [Opens { fanotify: None, inotify: Some((inotify, folder)) }, Opens::new(&dir, &dir).unwrap()] {
+            let keys = opens.watch(&path).unwrap();
+            let open = |times| (0..times).for_each(|_| drop(File::open(&path).unwrap()));
+            let told = || {
+                let mut told = 0;
+                opens.read(|way, key| {
+                    told += u32::from(way == opens.best() && keys.iter().any(|known| **known == *key))
+                });
+                told
+            };
+            assert!(!opens.is_pending() && told() == 0);
+            open(1);
+            assert!(opens.is_pending());
+            assert_eq!(told(), 1);
+            drop(File::open(dir.join("other")).unwrap());
+            assert_eq!(told(), 0);
+            if opens.best() == Way::Inotify {
+                // Nobody has read the first when the second comes.
+                open(2);
+                assert_eq!(told(), 2);
+            }
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn bytes_that_are_no_events_are_nothing() {
+        let check = |bytes: &[u8], expected: usize| assert_eq!(sys::handles(bytes).count(), expected, "{bytes:?}");
+        check(&[], 0);
+        check(&[1, 0], 0);
+        check(&[0; 64], 0);
+        check(&[255; 64], 0);
+        let mut event = vec![0; 52];
+        event[0] = 52;
+        check(&event, 1);
+        check(&[event.clone(), event.clone()].concat(), 2);
+        event[36] = 200;
+        check(&event, 0);
+        event[0] = 24;
+        check(&event[..24], 0);
+    }
+}

@@ -154,7 +154,8 @@ impl Spot {
         let _told_by_the_next_file = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.workshop);
     }
 
-    /// Removes the file at the path if it is the one that is ours.
+    /// Removes the file at the path if it is the one that is ours, which must be open still: the number of one
+    /// that is gone may be another's by now.
     pub(crate) fn leave(&self, ours: FileId) {
         if self.found().is_some_and(|found| id(&found) == ours) {
             let _gone_already = std::fs::remove_file(&self.path);
@@ -200,5 +201,41 @@ fn kind(found: &Metadata) -> &'static str {
         () if kind.is_fifo() => "a named pipe",
         () if kind.is_file() => "an ordinary file",
         () => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_one_claim_and_is_left_as_it_was() {
+        let dir = std::env::temp_dir().join(format!("standpipe-spot-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("p");
+        let refused = |path: &Path| Spot::claim(path, |_| false).map(drop).unwrap_err().to_string();
+        let spot = Spot::claim(&path, |_| false).unwrap();
+        assert!(refused(&path).contains("served by another"));
+        // A file of ours, then one of others.
+        let make = |text: &str| {
+            let made = spot.next_name();
+            std::fs::write(&made, text).unwrap();
+            made
+        };
+        spot.put(&make("ours")).unwrap();
+        let ours = id(&spot.found().unwrap());
+        // Open, as listeners keep theirs: its number is not given to another file.
+        let _kept = File::open(&path).unwrap();
+        assert!(spot.put(&make("late")).is_err());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "theirs").unwrap();
+        spot.leave(ours);
+        drop(spot);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "the workshop is gone");
+        assert!(refused(&path).contains("is an ordinary file"));
+        assert!(refused(&dir.join("none/p")).contains("mkdir -p"));
+        assert!(refused(Path::new("/")).contains("can't serve"));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
