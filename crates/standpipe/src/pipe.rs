@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use standpipe_doors::{Dispatch, FolderSource, PipeDoor, Render, Source, TreeSource};
+use standpipe_doors::{Dispatch, FolderSource, Render, Source, TreeSource};
 use standpipe_engine::{Error, ErrorKind};
 use standpipe_serve::{Deadline, Limits, Server, ServerConfig, Session, Snapshot};
 
@@ -144,7 +144,9 @@ fn listen<S: Source>(
     mode: PipeMode,
     perm: u32,
 ) -> Result<Option<Arc<AtomicU64>>> {
+    use standpipe_doors::PipeDoor;
     use standpipe_serve::{FifoListener, LeaseFileListener, PipeError};
+
     let failed = |error: PipeError| Failure::failed(error.to_string()).help("see docs/pipes.md");
     let door = Arc::new(PipeDoor::new(name, source));
     match mode {
