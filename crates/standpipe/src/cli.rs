@@ -153,6 +153,16 @@ Examples:
   echo 21.5 > ./tree/home/kitchen/temp                     (in another terminal)
   grep -r hello ./tree")]
     Mount(MountArgs),
+    /// Show what a server is doing: connections, queue, workers, rates, slowest peers
+    #[cfg(feature = "tui")]
+    #[command(after_help = "\
+For administrators (see --token-file). `q` ends it. Rates are those of the last interval.
+
+Examples:
+  standpipe top
+  standpipe top --once                          (a plain table, for a log)
+  standpipe top --once --json | jq .rates")]
+    Top(TopArgs),
     /// Load a JSON file of any size into a path
     #[command(after_help = "\
 Replaces what is there, in pieces: watchers see them come. Memory does not grow with the file.
@@ -459,6 +469,33 @@ pub(crate) struct MountArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) access: AccessArgs,
+}
+
+#[cfg(feature = "tui")]
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TopArgs {
+    /// Seconds from one look to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) interval: f64,
+    /// Print one interval and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// As JSON
+    #[arg(long, requires = "once")]
+    pub(crate) json: bool,
+    /// The server
+    #[arg(long, env = "STANDPIPE_URL", default_value = "http://127.0.0.1:9000", help_heading = "Which tree")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+}
+
+#[cfg(feature = "tui")]
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("use 0.1 to 3600 seconds".to_owned()),
+    }
 }
 
 /// Where a watch begins.

@@ -40,6 +40,10 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
     if let Command::Mount(arguments) = &cli.command {
         return crate::mount::run(arguments);
     }
+    #[cfg(feature = "tui")]
+    if let Command::Top(arguments) = &cli.command {
+        return crate::top::run(arguments);
+    }
     let out = &mut std::io::stdout().lock();
     match &cli.command {
         Command::Dev(_) | Command::Serve(_) | Command::Pipe(_) => {}
@@ -52,6 +56,8 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Cat(arguments) => cat(arguments, out)?,
         #[cfg(all(feature = "fuse", target_os = "linux"))]
         Command::Mount(_) => {}
+        #[cfg(feature = "tui")]
+        Command::Top(_) => {}
         Command::Mirror(arguments) => mirror::run(arguments)?,
         Command::Import(arguments) => load(arguments, verbosity, out)?,
         Command::Export(arguments) => export(arguments, verbosity, out)?,

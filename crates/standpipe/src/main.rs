@@ -15,6 +15,8 @@ mod node;
 mod pipe;
 mod reload;
 mod systemd;
+#[cfg(feature = "tui")]
+mod top;
 
 use std::process::ExitCode;
 

@@ -85,11 +85,16 @@ impl Admin<'_> {
         Ok(json_answer(Content::Full(json.into())))
     }
 
-    /// The node now: connections, queue, workers, totals, slowest peers.
+    /// The node now: connections, queue, workers, totals, slowest peers, databases.
     pub(super) async fn status(&self) -> Result<Answer, Error> {
         let session = self.session.clone();
         // With many connections it takes milliseconds, which are not the event loop's.
-        let job = move || serde_json::to_vec(&session.status()).map_err(Error::internal);
+        let engine = self.dispatch.engine().clone();
+        let job = move || {
+            let mut status = serde_json::to_value(session.status()).map_err(Error::internal)?;
+            status["databases"] = figures(&engine);
+            Ok(status.to_string())
+        };
         let deadline = request_deadline(self.session);
         let json = run(self.session, Class::Control, Cost::Bytes(STATUS_BYTES), deadline, job).await?;
         Ok(json_answer(Content::Full(json.into())))
@@ -167,6 +172,20 @@ const FIGURES: &[Figure] = &[
     ("database_commits_synced", "1 when commits are synced before they are acknowledged", |stats| stats.synced.into()),
     ("database_used_bytes", "Bytes of the file in use", |stats| stats.used_bytes as u64),
 ];
+
+/// The same figures by database, as JSON.
+fn figures(engine: &Engine) -> serde_json::Value {
+    let name = |name: &'static str| name.trim_start_matches("database_").to_owned();
+    let of = |stats: &DatabaseStats| -> serde_json::Value {
+        FIGURES
+            .iter()
+            .map(|(figure, _, read)| (name(figure), read(stats).into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    let databases = engine.databases();
+    databases.iter().map(|one| (one.name().to_owned(), of(&one.stats()))).collect::<serde_json::Map<_, _>>().into()
+}
 
 impl Collector for Databases {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {

@@ -28,4 +28,6 @@ mod script;
 mod shutdown;
 mod stream;
 mod support;
+#[cfg(unix)]
+mod top;
 mod watches;
