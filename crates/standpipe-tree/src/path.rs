@@ -132,6 +132,11 @@ impl Path {
     /// in between.
     pub fn encode_text(text: &str, out: &mut Vec<u8>) -> Result<(), PathError> {
         let before = out.len();
+        if !text.is_empty() && !text.contains('/') {
+            check_key(text)?;
+            encode_key(text, out);
+            return check_size(1, out.len() - before);
+        }
         let mut depth = 0;
         for segment in segments(text) {
             check_key(segment)?;
@@ -310,6 +315,17 @@ mod tests {
         check(&"a/".repeat(32), &"/a".repeat(32));
         check(&"a/".repeat(33), "bad path: it has more than 32 levels");
         check(&format!("{0}/{0}/{0}", "k".repeat(700)), "bad path: it is longer than 1900 bytes");
+    }
+
+    #[test]
+    fn text_is_encoded_as_its_path_would_be() {
+        for text in
+            ["", "/", "a", "10", "a/b", "//a//b/", "key:1", "a/10/b", "a.b", "a/b#", &"k".repeat(800), &"a/".repeat(33)]
+        {
+            let mut row = Vec::new();
+            let encoded = Path::encode_text(text, &mut row).map(|()| row);
+            assert_eq!(encoded, Path::parse(text).map(|path| path.encode()), "{text}");
+        }
     }
 
     #[test]

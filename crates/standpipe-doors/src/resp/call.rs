@@ -237,9 +237,7 @@ pub(super) fn integer(text: &[u8]) -> Option<i64> {
 
 /// A finite or infinite float as redis reads them.
 pub(super) fn float(text: &[u8]) -> Option<f64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E'));
-    plain.then(|| text.parse().ok()).flatten().filter(|number: &f64| number.is_finite())
+    std::str::from_utf8(text).ok()?.parse().ok().filter(|number: &f64| !number.is_nan())
 }
 
 /// Puts one leaf.

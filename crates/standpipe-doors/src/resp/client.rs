@@ -12,7 +12,7 @@ use standpipe_wire::resp::{self, DecodeLimits, Decoded};
 use super::Shared;
 use super::call::{Call, Fault, Look, OwnedCall, Run};
 use super::keys::text;
-use super::multi::Transaction;
+use super::multi::{Part, Transaction};
 use super::pubsub::Subscriptions;
 use super::reply::{Reply, Version};
 use super::table::{self, Does, Spec, Weight};
@@ -32,8 +32,8 @@ pub(super) enum Done {
     Replied(Result<Vec<u8>, Error>),
     /// The writer has answered; the reply was left here by what ran there.
     Wrote(Result<Committed, Error>, Stash),
-    /// A transaction of so many commands has ended; conditions that do not hold make it null.
-    Executed(Result<Committed, Error>, Stash, usize),
+    /// A transaction has ended; conditions that do not hold make it null.
+    Executed(Result<Committed, Error>, Stash, Vec<Part>),
     /// Keys to be unchanged when the transaction comes.
     Watched(Result<Vec<(standpipe_tree::Path, String)>, Error>),
     /// Subscriptions begun, with the reply of each.
@@ -116,7 +116,7 @@ impl Client {
         let spec = match table::find(self.last, args[0]) {
             Some(spec) => spec,
             None if turn.busy => return Step::Wait,
-            None => return self.answered(used, &unknown(args), turn),
+            None => return self.refused(used, &unknown(args), turn),
         };
         self.last = spec;
         let write = matches!(spec.does, Does::Write(_));
@@ -127,10 +127,7 @@ impl Client {
             if turn.busy {
                 return Step::Wait;
             }
-            if let Some(transaction) = self.more.as_mut().and_then(|more| more.transaction.as_mut()) {
-                transaction.spoil();
-            }
-            return self.answered(used, &fault, turn);
+            return self.refused(used, &fault, turn);
         }
         if let Some(transaction) = self.more.as_mut().and_then(|more| more.transaction.as_mut())
             && !spec.during_multi
@@ -147,6 +144,10 @@ impl Client {
         match &spec.does {
             Does::Read(run, weight) => self.read(*run, *weight, args, used, turn),
             Does::Write(run) => self.write(*run, args, used, turn),
+            Does::Talk(run) => match run(self, args, turn) {
+                Ok(()) => Step::Answered { used },
+                Err(fault) => self.answered(used, &fault, turn),
+            },
             Does::Client(run) => match run(self, args, turn) {
                 Ok(Next::Answered) => Step::Answered { used },
                 Ok(Next::Later(answer)) => Step::Later { used, answer },
@@ -176,6 +177,14 @@ impl Client {
             )));
         }
         Ok(())
+    }
+
+    /// Refuses a command before it is carried out, or queued: the transaction it was meant for is not carried out either.
+    fn refused(&mut self, used: usize, fault: &Fault, turn: &mut Turn<'_>) -> Step<Done> {
+        if let Some(transaction) = self.more.as_mut().and_then(|more| more.transaction.as_mut()) {
+            transaction.spoil();
+        }
+        self.answered(used, fault, turn)
     }
 
     fn answered(&self, used: usize, fault: &Fault, turn: &mut Turn<'_>) -> Step<Done> {
@@ -399,7 +408,7 @@ impl Protocol for Client {
                 Outcome::Finished
             }
             Done::Wrote(Err(error), _) => self.reply_with(&Err(error), turn.out),
-            Done::Executed(result, stash, count) => self.executed(result, &stash, count, turn),
+            Done::Executed(result, stash, parts) => self.executed(result, &stash, &parts, turn),
             Done::Watched(Ok(watched)) => {
                 self.more().watched.extend(watched);
                 self.reply(turn.out).ok();

@@ -31,9 +31,9 @@ impl Separator {
     /// Appends the row key of a leaf at the path of `key`; false where that needs the long way, of
     /// [`Separator::path`], which also says what is wrong with the key.
     pub(super) fn encode(self, key: &[u8], row: &mut Vec<u8>) -> bool {
-        let plain = |byte: u8| !matches!(byte, b'.' | b'$' | b'#' | b'[' | b']' | b'%' | 0x7F) && byte >= 0x20;
+        // Only `%` may need more than the checks of a key.
         self == Self::Slash
-            && key.iter().all(|byte| plain(*byte))
+            && !key.contains(&b'%')
             && std::str::from_utf8(key).is_ok_and(|key| Path::encode_text(key, row).is_ok())
     }
 

@@ -39,23 +39,37 @@ pub(super) struct Wanted {
     separator: Separator,
 }
 
-/// Reads a channel's name, or a pattern; `None` when it is an ordinary one.
-pub(super) fn parse(name: &[u8], pattern: bool, separator: Separator) -> Result<Option<Wanted>, Fault> {
-    let Some((prefix, told)) = PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix.as_bytes())) else {
-        return Ok(None);
-    };
-    let rest = &name[prefix.len()..];
+/// What a channel's name, or a pattern, asks to be told of the tree; nothing when it is an ordinary one.
+pub(super) fn parse(name: &[u8], pattern: bool, separator: Separator) -> Result<Vec<Wanted>, Fault> {
+    if let Some((prefix, told)) = PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix.as_bytes())) {
+        return Ok(vec![wanted(*told, &name[prefix.len()..], name, pattern, separator)?]);
+    }
+    // `__key*__:*` and the like, which may stand for several kinds.
+    let literal = &name[..wildcard(name)];
+    let kinds = PREFIXES.iter().filter(|(prefix, _)| pattern && prefix.as_bytes().starts_with(literal));
+    match literal.starts_with(b"__key") {
+        true => kinds.map(|(_, told)| wanted(*told, b"*", name, pattern, separator)).collect(),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// Length of what a pattern has before its first wildcard.
+fn wildcard(pattern: &[u8]) -> usize {
+    pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len())
+}
+
+fn wanted(told: Told, rest: &[u8], name: &[u8], pattern: bool, separator: Separator) -> Result<Wanted, Fault> {
     let base = match (told, pattern) {
         (Told::Key, _) => Path::root(),
         (_, false) => separator.path(rest)?,
         // The part before the first wildcard, up to its last whole segment.
         (_, true) => {
-            let literal = rest.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(rest.len());
+            let literal = wildcard(rest);
             let whole = if literal == rest.len() { rest.len() } else { separator.cut(&rest[..literal]) };
             separator.path(&rest[..whole])?
         }
     };
-    Ok(Some(Wanted { told: *told, base, name: name.into(), pattern, separator }))
+    Ok(Wanted { told, base, name: name.into(), pattern, separator })
 }
 
 /// One subscription's messages, from now on.

@@ -1,5 +1,6 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH`: commands are queued and then carried out by the writer in one commit, each
 //! seeing what those before it wrote, nothing of others in between. What was watched must have the value it had.
+//! Commands that are no matter of the tree (`PUBLISH`, `PING`) follow once the commit is done.
 
 use standpipe_engine::{Committed, Error, ErrorKind};
 use standpipe_serve::{Class, Cost, Deadline, Outcome, Session};
@@ -7,17 +8,30 @@ use standpipe_tree::{Path, etag};
 
 use super::call::{Fault, Run};
 use super::client::{Client, Done, Next, Stash, computed};
-use super::table::{Does, Spec};
+use super::table::{Does, Spec, TalkRun};
 use crate::commands::Turn;
 use crate::dispatch;
 
 /// Commands one transaction may have.
 const QUEUED_MAX: usize = 10_000;
 
+/// A queued command, as its reply is made.
+pub(super) enum Part {
+    /// By the writer.
+    Data,
+    /// By the connection, after the commit.
+    Talk(TalkRun, Args),
+}
+
+/// A command's arguments, its name first.
+type Args = Vec<Box<[u8]>>;
+
 /// Commands waiting for `EXEC`.
 #[derive(Default)]
 pub(super) struct Transaction {
-    queued: Vec<(Run, Vec<Box<[u8]>>)>,
+    parts: Vec<Part>,
+    /// What the writer is to do, in the order of the parts that are data.
+    data: Vec<(Run, Args)>,
     bytes: usize,
     /// A command was refused, so none may be carried out.
     spoiled: bool,
@@ -29,21 +43,25 @@ impl Transaction {
     }
 
     pub(super) fn queue(&mut self, spec: &Spec, args: &[&[u8]], bytes_max: usize) -> Result<(), Fault> {
-        let run = match &spec.does {
-            Does::Read(run, _) | Does::Write(run) => *run,
-            Does::Client(_) => {
-                self.spoil();
-                return Err(Fault::err("Command not allowed inside a transaction"));
-            }
-        };
         self.bytes += args.iter().map(|arg| arg.len() + 16).sum::<usize>();
-        if self.queued.len() == QUEUED_MAX || self.bytes > bytes_max {
+        if self.parts.len() == QUEUED_MAX || self.bytes > bytes_max {
             self.spoil();
             return Err(Fault::err(format!(
                 "a transaction has at most {QUEUED_MAX} commands and {bytes_max} bytes (request_body_bytes_max)"
             )));
         }
-        self.queued.push((run, args.iter().map(|arg| Box::from(*arg)).collect()));
+        let args: Args = args.iter().map(|arg| Box::from(*arg)).collect();
+        self.parts.push(match spec.does {
+            Does::Talk(run) => Part::Talk(run, args),
+            Does::Read(run, _) | Does::Write(run) => {
+                self.data.push((run, args));
+                Part::Data
+            }
+            Does::Client(_) => {
+                self.spoil();
+                return Err(Fault::err("Command not allowed inside a transaction"));
+            }
+        });
         Ok(())
     }
 }
@@ -72,33 +90,47 @@ pub(super) fn exec(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Res
     if transaction.spoiled {
         return Err(Fault::Redis("EXECABORT Transaction discarded because of previous errors.".into()));
     }
-    let count = transaction.queued.len();
-    let calls = transaction.queued.into_iter().map(|(run, args)| {
+    let parts = transaction.parts;
+    let calls = transaction.data.into_iter().map(|(run, args)| {
         let args: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
         client.owned(run, &args, turn.limits.reply_bytes_max)
     });
     let (op, stash) = computed(calls.collect());
-    let done = move |result, stash| Done::Executed(result, stash, count);
+    let done = move |result, stash| Done::Executed(result, stash, parts);
     Ok(Next::Later(client.submit(op, stash, (watched, None), turn, done)))
 }
 
 impl Client {
+    fn talk(&mut self, run: TalkRun, args: &[Box<[u8]>], turn: &mut Turn<'_>) {
+        let args: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
+        if let Err(fault) = run(self, &args, turn) {
+            self.fault(&fault, turn.out);
+        }
+    }
+
     pub(super) fn executed(
         &mut self,
         result: Result<Committed, Error>,
         stash: &Stash,
-        count: usize,
+        parts: &[Part],
         turn: &mut Turn<'_>,
     ) -> Outcome {
         match result {
             Ok(committed) => {
-                self.reply(turn.out).array(count);
+                self.reply(turn.out).array(parts.len());
                 let replies = stash.lock();
-                for (at, reply) in replies.iter().enumerate() {
-                    // What the engine refused is that command's reply; the others were carried out.
-                    match committed.steps.get(at) {
-                        Some(Err(error)) => self.fault(&Fault::Engine(error.clone()), turn.out),
-                        _ => turn.out.extend_from_slice(reply),
+                let mut replies = replies.iter().enumerate();
+                for part in parts {
+                    match part {
+                        Part::Data => {
+                            let (at, reply) = replies.next().expect("the writer leaves a reply to each");
+                            // What the engine refused is that command's reply; the others were carried out.
+                            match committed.steps.get(at) {
+                                Some(Err(error)) => self.fault(&Fault::Engine(error.clone()), turn.out),
+                                _ => turn.out.extend_from_slice(reply),
+                            }
+                        }
+                        Part::Talk(run, args) => self.talk(*run, args, turn),
                     }
                 }
                 Outcome::Finished
@@ -139,10 +171,10 @@ pub(super) fn watch(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
     })))
 }
 
-pub(super) fn unwatch(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+pub(super) fn unwatch(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     if let Some(more) = &mut client.more {
         more.watched.clear();
     }
     client.reply(turn.out).ok();
-    Ok(Next::Answered)
+    Ok(())
 }

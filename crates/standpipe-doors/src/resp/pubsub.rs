@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt as _};
+use futures_util::stream::{self, BoxStream, SelectAll, Stream, StreamExt as _};
 use standpipe_engine::Error;
 use standpipe_serve::{CloseReason, Session, WatchPermit};
 
@@ -39,18 +39,14 @@ struct Name {
 struct Tree {
     name: Arc<[u8]>,
     pattern: bool,
-    /// Gone once the client has unsubscribed.
-    changes: Option<Changes>,
+    changes: Changes,
 }
 
 impl Stream for Tree {
     type Item = Result<Vec<Message>, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &mut self.changes {
-            Some(changes) => changes.poll_next_unpin(context),
-            None => Poll::Ready(None),
-        }
+        self.changes.poll_next_unpin(context)
     }
 }
 
@@ -85,7 +81,7 @@ impl Subscriptions {
                 Some(permit)
             }
             Source::Tree(changes) => {
-                self.trees.push(Tree { name: name.clone(), pattern, changes: Some(changes) });
+                self.trees.push(Tree { name: name.clone(), pattern, changes });
                 None
             }
         };
@@ -95,9 +91,8 @@ impl Subscriptions {
     fn remove(&mut self, name: &[u8], pattern: bool) {
         self.names.retain(|other| other.pattern != pattern || *other.name != *name);
         self.shared.bus.unsubscribe(name, pattern, &self.mailbox);
-        for tree in self.trees.iter_mut().filter(|tree| tree.pattern == pattern && *tree.name == *name) {
-            tree.changes = None;
-        }
+        let kept = |tree: &Tree| tree.pattern != pattern || *tree.name != *name;
+        self.trees = std::mem::take(&mut self.trees).into_iter().filter(kept).collect();
     }
 }
 
@@ -128,12 +123,15 @@ fn begin(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>, pattern: bool
     let begun = async move {
         let mut names = Vec::with_capacity(wanted.len());
         for (name, wanted) in wanted {
-            let source = match wanted {
-                None => Source::Bus(session.watch_permit().map_err(crate::dispatch::refused)?),
-                Some(wanted) => Source::Tree(
-                    keyspace::watch(wanted, dispatch.clone(), database.clone(), identity.clone(), session.clone())
-                        .await?,
-                ),
+            let mut changes = Vec::with_capacity(wanted.len());
+            for wanted in wanted {
+                let (dispatch, database) = (dispatch.clone(), database.clone());
+                changes.push(keyspace::watch(wanted, dispatch, database, identity.clone(), session.clone()).await?);
+            }
+            let source = match changes.len() {
+                0 => Source::Bus(session.watch_permit().map_err(crate::dispatch::refused)?),
+                1 => Source::Tree(changes.remove(0)),
+                _ => Source::Tree(stream::select_all(changes).boxed()),
             };
             names.push((name, source));
         }
@@ -183,14 +181,14 @@ fn end(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>, pattern: bool) 
     Ok(Next::Answered)
 }
 
-pub(super) fn publish(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+pub(super) fn publish(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     client.database.config().access.check_write(&client.identity)?;
     let count = client.shared.bus.publish(args[1], args[2], turn.limits.mailbox_bytes_max);
     client.reply(turn.out).integer(count as i64);
-    Ok(Next::Answered)
+    Ok(())
 }
 
-pub(super) fn pubsub(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<Next, Fault> {
+pub(super) fn pubsub(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     let bus = &client.shared.bus;
     let mut reply = client.reply(turn.out);
     match &args[1..] {
@@ -213,7 +211,7 @@ pub(super) fn pubsub(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -
             ));
         }
     }
-    Ok(Next::Answered)
+    Ok(())
 }
 
 impl Client {

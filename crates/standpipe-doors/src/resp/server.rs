@@ -21,7 +21,7 @@ const NAME_BYTES_MAX: usize = 256;
 
 type Answered = Result<Next, Fault>;
 
-pub(super) fn ping(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
+pub(super) fn ping(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     let subscribed = client.more.as_ref().is_some_and(|more| more.subscriptions.is_some());
     let mut reply = client.reply(turn.out);
     match args {
@@ -39,7 +39,7 @@ pub(super) fn ping(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> 
         [_, text] => reply.bulk(text),
         _ => return Err(Fault::err("wrong number of arguments for 'ping' command")),
     }
-    Ok(Next::Answered)
+    Ok(())
 }
 
 pub(super) fn echo(call: &mut Call<'_>) -> Ran {
@@ -69,13 +69,13 @@ pub(super) fn reset(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> An
     Ok(Next::Answered)
 }
 
-pub(super) fn select(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
+pub(super) fn select(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     match super::call::integer(args[1]) {
         Some(0) => client.reply(turn.out).ok(),
         Some(_) => return Err(Fault::err("DB index is out of range")),
         None => return Err(Fault::err("invalid DB index")),
     }
-    Ok(Next::Answered)
+    Ok(())
 }
 
 pub(super) fn auth(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
@@ -161,7 +161,7 @@ fn client_name(name: &[u8]) -> Result<String, Fault> {
     }
 }
 
-pub(super) fn client(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
+pub(super) fn client(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     match &args[1..] {
         [what] if is(what, "id") => client.reply(turn.out).integer(turn.session.id() as i64),
         [what] if is(what, "getname") => match client.more.as_ref().map(|more| &more.name) {
@@ -206,12 +206,12 @@ pub(super) fn client(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -
         }
         _ => {
             return Err(Fault::err(
-                "unknown subcommand or wrong number of arguments. Try CLIENT ID, INFO, LIST [ID …], KILL ID n, GETNAME, \
+                "unknown subcommand or wrong number of arguments. Try CLIENT ID, INFO, LIST [ID n ...], KILL ID n, GETNAME, \
                  SETNAME, SETINFO, NO-EVICT or NO-TOUCH.",
             ));
         }
     }
-    Ok(Next::Answered)
+    Ok(())
 }
 
 /// Others' connections are an administrator's business, unless everybody is one.
@@ -248,7 +248,7 @@ fn line(info: &SessionInfo, client: &Client) -> String {
     )
 }
 
-pub(super) fn command(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
+pub(super) fn command(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     let mut reply = client.reply(turn.out);
     let named = |names: &[&[u8]]| -> Vec<Option<&'static Spec>> {
         names.iter().map(|name| super::table::find(&COMMANDS[0], name)).collect()
@@ -298,7 +298,7 @@ pub(super) fn command(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) 
         }
         _ => return Err(Fault::err("unknown subcommand. Try COMMAND, COUNT, DOCS, INFO, LIST or GETKEYS.")),
     }
-    Ok(Next::Answered)
+    Ok(())
 }
 
 fn keys_of<'a>(spec: &Spec, call: &[&'a [u8]]) -> Vec<&'a [u8]> {
@@ -317,7 +317,7 @@ fn describe(spec: &Spec, reply: &mut Reply<'_>) {
     let flags: &[&str] = match &spec.does {
         Does::Read(..) => &["readonly"],
         Does::Write(_) => &["write"],
-        Does::Client(_) => &["fast"],
+        Does::Client(_) | Does::Talk(_) => &["fast"],
     };
     reply.array(flags.len());
     flags.iter().for_each(|flag| reply.simple(flag));
@@ -326,7 +326,7 @@ fn describe(spec: &Spec, reply: &mut Reply<'_>) {
 }
 
 /// What clients ask for before they begin. Nothing can be set here: the configuration is a file.
-pub(super) fn config(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
+pub(super) fn config(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     let [what, patterns @ ..] = &args[1..] else { return Err(Fault::SYNTAX) };
     if !is(what, "get") || patterns.is_empty() {
         return Err(Fault::err("only CONFIG GET is known here: settings are in the configuration file of the server"));
@@ -354,10 +354,10 @@ pub(super) fn config(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -
         reply.bulk(name.as_bytes());
         reply.bulk(value.as_bytes());
     }
-    Ok(Next::Answered)
+    Ok(())
 }
 
-pub(super) fn info(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
+pub(super) fn info(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
     let section = |name: &str| {
         let all = ["all", "default", "everything"];
         args.len() == 1 || args[1..].iter().any(|arg| is(arg, name) || all.iter().any(|all| is(arg, all)))
@@ -404,5 +404,5 @@ pub(super) fn info(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> 
     add("cluster", "cluster_enabled:0\r\n".into());
     add("keyspace", format!("db0:rev={}\r\n", stats.rev));
     client.reply(turn.out).bulk(text.as_bytes());
-    Ok(Next::Answered)
+    Ok(())
 }

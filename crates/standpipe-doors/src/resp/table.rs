@@ -8,6 +8,9 @@ use crate::commands::Turn;
 pub(super) type ClientRun =
     fn(&mut client::Client, &[&[u8]], &mut Turn<'_>) -> Result<client::Next, super::call::Fault>;
 
+/// A command of the connection that is answered at once.
+pub(super) type TalkRun = fn(&mut client::Client, &[&[u8]], &mut Turn<'_>) -> Result<(), super::call::Fault>;
+
 /// What a read looks at, which decides where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
@@ -27,7 +30,9 @@ pub(super) enum Does {
     Read(Run, Weight),
     /// Looks at the tree and writes, in the writer.
     Write(Run),
-    /// Concerns the connection.
+    /// Concerns the connection, or the server, and is answered at once; in a transaction once that is committed.
+    Talk(TalkRun),
+    /// Concerns the connection. None of these is part of a transaction.
     Client(ClientRun),
 }
 
@@ -89,6 +94,10 @@ const fn conn(name: &'static str, arity: i32, run: ClientRun, summary: &'static 
     Spec::new(name, arity, Does::Client(run), NONE, summary)
 }
 
+const fn talk(name: &'static str, arity: i32, run: TalkRun, summary: &'static str) -> Spec {
+    Spec::new(name, arity, Does::Talk(run), NONE, summary)
+}
+
 const fn with_keys(mut spec: Spec, keys: (i32, i32, i32)) -> Spec {
     spec.keys = keys;
     spec
@@ -98,14 +107,14 @@ const fn with_keys(mut spec: Spec, keys: (i32, i32, i32)) -> Spec {
 pub(super) static COMMANDS: &[Spec] = &[
     write("append", 3, strings::append, "Appends to a text"),
     conn("auth", -2, server::auth, "Says who the client is: AUTH token").before_auth(),
-    conn(
+    talk(
         "client",
         -2,
         server::client,
         "Looks at connections: ID, INFO, LIST, KILL, GETNAME, SETNAME, SETINFO, NO-EVICT, NO-TOUCH",
     ),
-    conn("command", -1, server::command, "Lists the commands: COUNT, DOCS, INFO, LIST, GETKEYS"),
-    conn("config", -2, server::config, "Shows settings that clients ask for: GET"),
+    talk("command", -1, server::command, "Lists the commands: COUNT, DOCS, INFO, LIST, GETKEYS"),
+    talk("config", -2, server::config, "Shows settings that clients ask for: GET"),
     Spec::new("dbsize", 1, Does::Read(scan::dbsize, Weight::Scan), NONE, "Counts the keys"),
     write("decr", 2, strings::decr, "Subtracts one"),
     write("decrby", 3, strings::decrby, "Subtracts a number"),
@@ -135,7 +144,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     write("incr", 2, strings::incr, "Adds one"),
     write("incrby", 3, strings::incrby, "Adds a number"),
     write("incrbyfloat", 3, strings::incrbyfloat, "Adds a number with a fraction"),
-    conn("info", -1, server::info, "Figures about the server"),
+    talk("info", -1, server::info, "Figures about the server"),
     write("json.del", -2, json::del, "Removes a part of a document"),
     write("json.forget", -2, json::del, "Removes a part of a document"),
     read("json.get", -2, json::get, Weight::Values, "Parts of a document"),
@@ -145,15 +154,15 @@ pub(super) static COMMANDS: &[Spec] = &[
     with_keys(read("mget", -2, strings::mget, Weight::Values, "The texts at some keys"), ALL),
     with_keys(write("mset", -3, strings::mset, "Sets some keys in one write"), (1, -1, 2)),
     conn("multi", 1, multi::multi, "Begins a transaction").during_multi(),
-    conn("ping", -1, server::ping, "Is anybody there?").while_subscribed(),
+    talk("ping", -1, server::ping, "Is anybody there?").while_subscribed(),
     conn("psubscribe", -2, pubsub::psubscribe, "Subscribes to patterns").while_subscribed(),
-    conn("publish", 3, pubsub::publish, "Sends a message to who is subscribed now"),
-    conn("pubsub", -2, pubsub::pubsub, "Looks at channels: CHANNELS, NUMSUB, NUMPAT"),
+    talk("publish", 3, pubsub::publish, "Sends a message to who is subscribed now"),
+    talk("pubsub", -2, pubsub::pubsub, "Looks at channels: CHANNELS, NUMSUB, NUMPAT"),
     conn("punsubscribe", -1, pubsub::punsubscribe, "Ends subscriptions to patterns").while_subscribed(),
     conn("quit", -1, server::quit, "Says goodbye").before_auth().during_multi().while_subscribed(),
     conn("reset", 1, server::reset, "Begins anew on this connection").before_auth().during_multi().while_subscribed(),
     Spec::new("scan", -2, Does::Read(scan::scan, Weight::Scan), NONE, "Some keys, and where to go on"),
-    conn("select", 2, server::select, "There is one database: 0"),
+    talk("select", 2, server::select, "There is one database: 0"),
     write("set", -3, strings::set_command, "Sets a text: NX, XX, GET, KEEPTTL"),
     write("setnx", 3, strings::setnx, "Sets a text that is not there"),
     with_keys(conn("standpipe.lease", 3, lease::lease, "Sets a text that goes when this connection closes"), ONE),
@@ -168,7 +177,7 @@ pub(super) static COMMANDS: &[Spec] = &[
     read("type", 2, strings::type_of, Weight::Point, "string, hash or none"),
     with_keys(write("unlink", -2, strings::del, "Removes keys and what is below them"), ALL),
     conn("unsubscribe", -1, pubsub::unsubscribe, "Ends subscriptions").while_subscribed(),
-    conn("unwatch", 1, multi::unwatch, "Forgets what was watched"),
+    talk("unwatch", 1, multi::unwatch, "Forgets what was watched"),
     with_keys(
         conn("watch", -2, multi::watch, "Makes a transaction depend on keys being unchanged").during_multi(),
         ALL,
