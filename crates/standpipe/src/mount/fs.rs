@@ -481,16 +481,19 @@ impl Fs {
     fn read_directory<R: Entries>(&self, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: R) {
         let (tree, look, patience) = (self.tree.clone(), self.look, self.patience);
         self.runtime.spawn(async move {
-            let filled = timeout(patience, fill(&tree, look, ino, handle, offset, &mut reply)).await;
+            let mut added = 0;
+            let filled = timeout(patience, fill(&tree, look, ino, handle, offset, &mut reply, &mut added)).await;
             match filled.unwrap_or(Err(Errno::ETIMEDOUT)) {
-                Ok(()) => reply.end(),
-                Err(errno) => reply.refuse(errno),
+                // What was added is known to the kernel from now on, or never forgotten here; the next
+                // request meets the error again.
+                Err(errno) if added == 0 => reply.refuse(errno),
+                Ok(()) | Err(_) => reply.end(),
             }
         });
     }
 }
 
-/// Fills a reply with entries from a place on.
+/// Fills a reply with entries from a place on, and counts them.
 async fn fill(
     tree: &Tree,
     look: Look,
@@ -498,6 +501,7 @@ async fn fill(
     handle: FileHandle,
     offset: u64,
     reply: &mut impl Entries,
+    added: &mut usize,
 ) -> Result<()> {
     let _closed = tree.closed().await;
     let directory = look.of(&Attr { ino: ino.0, kind: Kind::Directory, changed: SystemTime::UNIX_EPOCH });
@@ -521,6 +525,7 @@ async fn fill(
         if !fits {
             break;
         }
+        *added += 1;
     }
     Ok(())
 }

@@ -245,7 +245,9 @@ impl Tree {
         }
         let attr = self.inodes.lock().told(&path, Kind::File(0));
         let handle = self.hold(|open, handle| drop(open.writing.insert(handle, (attr.ino, Arc::new(draft.into())))));
-        Ok((attr, handle?))
+        // The kernel is told of it only together with the handle.
+        let handle = handle.inspect_err(|_| self.forget(attr.ino, 1))?;
+        Ok((attr, handle))
     }
 
     /// Gives part of an open file to `take`.

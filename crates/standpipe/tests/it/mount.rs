@@ -377,12 +377,35 @@ fn burst(addr: SocketAddr, mount: &Mount, bytes: usize, readers: usize) {
 }
 
 #[test]
+fn a_full_database_is_a_full_disk() {
+    let config = "[engine]\nmap_bytes_initial = 1048576\n[limits]\nmap_bytes_max = 1048576\nchanges_bytes_max = 1\n";
+    let (server, _config) = crate::support::dev_with(config);
+    let Some(mount) = Mount::start(&server, &[]) else { return };
+    mount.sh("mkdir d");
+    let big = "x".repeat(100_000);
+    let wrote = (0..20).map(|n| {
+        let mut file = std::fs::File::create(mount.path(&format!("d/{n}"))).unwrap();
+        file.write_all(big.as_bytes()).unwrap();
+        file.sync_all()
+    });
+    let refused: Vec<_> = wrote.filter_map(Result::err).map(|error| error.raw_os_error()).collect();
+    assert!(
+        !refused.is_empty() && refused.iter().all(|errno| *errno == Some(Errno::NOSPC.raw_os_error())),
+        "{refused:?}"
+    );
+    mount.sh("rm d/0 d/1 d/2; echo 1 > d/0; cat d/0");
+    mount.stop();
+    quiet(server, &[]);
+}
+
+#[test]
 fn two_hundred_readers_at_once_are_exact() {
     let server = dev();
     let readers = usize::try_from(setting("STANDPIPE_TEST_READERS", 200)).unwrap();
     write(server.addr(), "PUT", "/doc.json", "1");
     let Some(mount) = Mount::start(&server, &[]) else { return };
-    mount.sh("cat doc");
+    assert_eq!(mount.sh("cat doc"), "1\n");
+    assert_eq!(mount.baseline().threads, 3, "one waits, one asks the kernel, one answers");
     burst(server.addr(), &mount, 20_000, readers);
     let before = mount.baseline();
     for bytes in [20_000, 1_000_000] {
