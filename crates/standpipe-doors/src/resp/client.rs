@@ -283,8 +283,8 @@ impl Client {
 
     fn write(&mut self, run: Run, args: &[&[u8]], used: usize, turn: &mut Turn<'_>) -> Step<Done> {
         let call = self.owned(run, args, turn.limits.reply_bytes_max);
-        let (op, stash) = computed(vec![call]);
-        Step::Later { used, answer: self.submit(op, stash, (Vec::new(), None), turn, Done::Wrote) }
+        let (mut steps, stash) = computed(vec![call]);
+        Step::Later { used, answer: self.submit(steps.remove(0), stash, (Vec::new(), None), turn, Done::Wrote) }
     }
 
     /// Hands an operation to the writer at once; the answer comes with its commit.
@@ -322,10 +322,9 @@ impl Client {
     }
 }
 
-/// An operation that carries out commands one after the other on the writer's transaction, in one commit.
-pub(super) fn computed(calls: Vec<OwnedCall>) -> (Op, Stash) {
+/// An operation for each command, which carries it out on the writer's transaction, and where they leave their replies.
+pub(super) fn computed(calls: Vec<OwnedCall>) -> (Vec<Op>, Stash) {
     let stash = Stash::default();
-    let single = calls.len() == 1;
     let step = |(index, call): (usize, OwnedCall)| {
         let stash = stash.clone();
         Op::Compute(Compute::new(call.bytes(), move |view| {
@@ -337,9 +336,8 @@ pub(super) fn computed(calls: Vec<OwnedCall>) -> (Op, Stash) {
             ran
         }))
     };
-    let mut steps: Vec<Op> = calls.into_iter().enumerate().map(step).collect();
-    let op = if single { steps.remove(0) } else { Op::Batch(steps) };
-    (op, stash)
+    let steps = calls.into_iter().enumerate().map(step).collect();
+    (steps, stash)
 }
 
 fn unknown(args: &[&[u8]]) -> Fault {

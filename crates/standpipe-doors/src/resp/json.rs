@@ -20,7 +20,7 @@ fn within(document: &Path, text: &[u8]) -> Result<Within, Fault> {
     };
     let wrong = || Fault::err(format!("path '{text}' is not one of names: use $.a.b or $[\"a\"]"));
     let mut path = document.clone();
-    if rest == "." {
+    if rest == "." && !list {
         rest = "";
     }
     while !rest.is_empty() {

@@ -2,7 +2,7 @@
 //! seeing what those before it wrote, nothing of others in between. What was watched must have the value it had.
 //! Commands that are no matter of the tree (`PUBLISH`, `PING`) follow once the commit is done.
 
-use standpipe_engine::{Committed, Error, ErrorKind};
+use standpipe_engine::{Committed, Error, ErrorKind, Op};
 use standpipe_serve::{Class, Cost, Deadline, Outcome, Session};
 use standpipe_tree::{Path, etag};
 
@@ -95,9 +95,9 @@ pub(super) fn exec(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Res
         let args: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
         client.owned(run, &args, turn.limits.reply_bytes_max)
     });
-    let (op, stash) = computed(calls.collect());
+    let (steps, stash) = computed(calls.collect());
     let done = move |result, stash| Done::Executed(result, stash, parts);
-    Ok(Next::Later(client.submit(op, stash, (watched, None), turn, done)))
+    Ok(Next::Later(client.submit(Op::Batch(steps), stash, (watched, None), turn, done)))
 }
 
 impl Client {

@@ -7,7 +7,7 @@ use standpipe_engine::{Error, Identity};
 use standpipe_serve::{CloseReason, SessionInfo};
 
 use super::call::{Call, Fault, Ran, is};
-use super::client::{Client, Next};
+use super::client::{Client, More, Next};
 use super::glob;
 use super::reply::{Reply, Version};
 use super::table::{COMMANDS, Does, Spec};
@@ -185,7 +185,7 @@ pub(super) fn client(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -
         [what, _] if is(what, "no-evict") || is(what, "no-touch") => client.reply(turn.out).ok(),
         [what] if is(what, "info") => {
             let own = turn.session.sessions().into_iter().find(|info| info.id == turn.session.id());
-            let text = own.map(|info| line(&info, client)).unwrap_or_default();
+            let text = own.map(|info| line(&info, client.more.as_deref())).unwrap_or_default();
             client.reply(turn.out).bulk(text.as_bytes());
         }
         [what, filter @ ..] if is(what, "list") => {
@@ -194,8 +194,10 @@ pub(super) fn client(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -
             let wanted = |info: &SessionInfo| {
                 info.door == turn.session.door() && ids.as_ref().is_none_or(|ids| ids.contains(&info.id))
             };
-            let text: String =
-                turn.session.sessions().iter().filter(|info| wanted(info)).map(|info| line(info, client)).collect();
+            // What others call themselves only they know.
+            let own = |info: &SessionInfo| client.more.as_deref().filter(|_| info.id == turn.session.id());
+            let sessions = turn.session.sessions();
+            let text: String = sessions.iter().filter(|info| wanted(info)).map(|info| line(info, own(info))).collect();
             client.reply(turn.out).bulk(text.as_bytes());
         }
         [what, how, id] if is(what, "kill") && is(how, "id") => {
@@ -232,9 +234,8 @@ fn ids(filter: &[&[u8]]) -> Result<Option<Vec<u64>>, Fault> {
     }
 }
 
-fn line(info: &SessionInfo, client: &Client) -> String {
-    let name = client.more.as_ref().map_or("", |more| &more.name);
-    let (library, version) = client.more.as_ref().map_or(("", ""), |more| (&more.library, &more.library_version));
+fn line(info: &SessionInfo, more: Option<&More>) -> String {
+    let (name, library, version) = more.map_or(("", "", ""), |more| (&more.name, &more.library, &more.library_version));
     format!(
         "id={} addr={}:0 laddr= fd=0 name={name} age={} idle={} flags=N db=0 sub={} psub=0 multi=-1 tot-net-in={} \
          tot-net-out={} lib-name={library} lib-ver={version}\n",

@@ -190,6 +190,8 @@ fn counters() {
         ("SET text abc", "OK"),
         ("INCR text", "(error) ERR value is not an integer or out of range"),
         ("INCRBYFLOAT text 1", "(error) ERR value is not a valid float"),
+        ("INCRBYFLOAT n nan", "(error) ERR value is not a valid float"),
+        ("INCRBYFLOAT n +inf", "(error) ERR increment would produce NaN or Infinity"),
         ("HSET hash f 1", "(integer) 1"),
         ("INCR hash", "(error) WRONGTYPE Operation against a key holding the wrong kind of value"),
     ]);
@@ -304,6 +306,18 @@ fn transactions() {
         ("SUBSCRIBE c", "(error) ERR Command not allowed inside a transaction"),
         ("EXEC", "(error) EXECABORT Transaction discarded because of previous errors."),
         ("MULTI", "OK"),
+        ("SET a 9", "QUEUED"),
+        ("LPUSH a 9", "(error) ERR unknown command 'LPUSH', with args beginning with: 'a' '9' "),
+        ("EXEC", "(error) EXECABORT Transaction discarded because of previous errors."),
+        ("GET a", "\"2\""),
+        ("MULTI", "OK"),
+        ("PING", "QUEUED"),
+        ("INCR b", "QUEUED"),
+        ("PUBLISH news hello", "QUEUED"),
+        ("GET a", "QUEUED"),
+        ("CONFIG SET a b", "QUEUED"),
+        ("EXEC", "[PONG, (integer) 1, (integer) 0, \"2\", (error) ERR only CONFIG GET is known here*]"),
+        ("MULTI", "OK"),
         ("EXEC", "[]"),
         ("WATCH a", "OK"),
         ("SET a 3", "OK"),
@@ -363,6 +377,17 @@ fn the_connection() {
         ("QUIT", "OK"),
         ("PING", "(closed)"),
     ]);
+}
+
+#[test]
+fn a_list_of_clients_names_only_who_asks() {
+    let server = start(Launch::dev());
+    let (mut one, mut two) = (Client::new(&server), Client::new(&server));
+    assert_eq!(one.call(&["CLIENT", "SETNAME", "one"]), "OK");
+    let id = two.call(&["CLIENT", "ID"]).replace("(integer) ", "");
+    assert!(one.call(&["CLIENT", "INFO"]).contains(" name=one "));
+    assert!(one.call(&["CLIENT", "LIST", "ID", &id]).contains(" name= "));
+    quiet(server, &[]);
 }
 
 #[test]
@@ -428,6 +453,23 @@ fn changes_of_the_tree_are_messages() {
     );
     put("/other.json", "1");
     assert_eq!(listener.call(&["PING"]), "PONG", "nothing is told of other paths");
+    quiet(server, &[]);
+}
+
+#[test]
+fn a_pattern_may_stand_for_every_kind_of_change() {
+    let server = start(Launch::dev());
+    let mut listener = Client::new(&server);
+    assert_eq!(listener.call(&["PSUBSCRIBE", "__key*__:*"]), "[\"psubscribe\", \"__key*__:*\", (integer) 1]");
+    assert_eq!(Client::new(&server).call(&["SET", "a", "1"]), "OK");
+    let mut got: Vec<String> = (0..3).map(|_| show(&listener.read().unwrap())).collect();
+    got.sort();
+    let told = [("__keyevent@0__:set", "a"), ("__keyspace@0__:a", "set"), ("__keyvalue@0__:a", "1")];
+    let message = |(channel, payload)| format!("[\"pmessage\", \"__key*__:*\", \"{channel}\", \"{payload}\"]");
+    assert_eq!(got, told.map(message));
+    assert_eq!(listener.call(&["PUNSUBSCRIBE"]), "[\"punsubscribe\", \"__key*__:*\", (integer) 0]");
+    drop(listener);
+    assert!(until(|| balanced(server.addr()).is_ok()), "{:?}", balanced(server.addr()));
     quiet(server, &[]);
 }
 
