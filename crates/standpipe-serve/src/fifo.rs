@@ -39,14 +39,17 @@ const DESCRIPTORS: u64 = 4_096;
 const KNOWN: usize = 4_096;
 /// FIFOs kept ready: as many readers can come while the maker does not run.
 const SPARES: usize = 64;
+/// How long a swap waits for one, for then its reader waits, too.
+const SPARE_MAX: Duration = Duration::from_millis(50);
 /// After a failure to make one.
 const MAKER_PAUSE: Duration = Duration::from_millis(100);
 /// Readers that had waited for a dead server are let go together: they are counted once all have run.
 const SETTLE: Duration = Duration::from_millis(200);
 /// A look at events that the swap thread is about to take.
 const RETRY: Duration = Duration::from_micros(500);
-/// Readers that come within this time of each other are a burst.
+/// Readers that come within this time of each other begin a burst; none for this long ends it.
 const BURST_GAP: Duration = Duration::from_millis(2);
+const BURST_END: Duration = Duration::from_millis(6);
 /// The default size of a pipe, and the largest that everybody may have.
 const PIPE_BYTES: usize = 64 << 10;
 const PIPE_BYTES_MAX: usize = 1 << 20;
@@ -174,9 +177,16 @@ impl FifoListener {
             let swapper = Swapper::new(workbench.clone(), catch)?;
             let bell = Keeper::bell()?;
             let (spares, take) = sync_channel(SPARES);
-            let maker = Keeper::start(Keeper::bell()?, "fifo-maker", move || make_all(&workbench, &spares))?;
+            let gone = Arc::new(AtomicBool::new(false));
+            let end = gone.clone();
+            let maker = Keeper::start(Keeper::bell()?, "fifo-maker", move || make_all(&workbench, &spares, &gone))?;
             let rings = bell.clone();
-            let swapper = Keeper::start(bell, "fifo-swap", move || swapper.run(&rings, take, maker))?;
+            let work = move || {
+                swapper.run(&rings, take);
+                end.store(true, Ordering::Relaxed);
+                drop(maker);
+            };
+            let swapper = Keeper::start(bell, "fifo-swap", work)?;
             Ok(Self { caught, shared, _swapper: swapper })
         };
         opened().map_err(|error| (error, path))
@@ -193,7 +203,7 @@ impl Listener for FifoListener {
         let writer = generation.writer.lock().take();
         let sender = writer.and_then(|writer| pipe::Sender::from_owned_fd(writer).ok());
         let io = FifoConn { sender, shared: self.shared.clone(), generation };
-        Conn { io: ConnIo::Fifo(io), peer: Peer::Local }
+        Conn { io: ConnIo::Fifo(Box::new(io)), peer: Peer::Local }
     }
 }
 
@@ -228,18 +238,22 @@ impl Workbench {
 }
 
 /// Keeps spares ready until nobody takes them.
-fn make_all(workbench: &Workbench, spares: &SyncSender<Spare>) {
+fn make_all(workbench: &Workbench, spares: &SyncSender<Spare>, gone: &AtomicBool) {
     // Without a spare the swap thread could only wait; its own failure to be first is told.
     let _as_everybody = sys::real_time(1).or_else(|_| sys::short_slice());
-    loop {
+    let mut failed = false;
+    while !gone.load(Ordering::Relaxed) {
         match workbench.make() {
             Ok(spare) => {
+                failed = false;
                 if spares.send(spare).is_err() {
                     return;
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, path = %workbench.spot.path().display(), "can't make a FIFO; trying again");
+                if !std::mem::replace(&mut failed, true) {
+                    tracing::warn!(%error, path = %workbench.spot.path().display(), "can't make a FIFO; trying again");
+                }
                 workbench.spot.mend();
                 std::thread::park_timeout(MAKER_PAUSE);
             }
@@ -251,8 +265,8 @@ fn make_all(workbench: &Workbench, spares: &SyncSender<Spare>) {
 struct Swapper {
     workbench: Arc<Workbench>,
     catch: mpsc::Sender<Arc<Generation>>,
-    /// The generation whose turn it is.
-    current: Arc<Generation>,
+    /// The generation whose turn it is; none where there was no spare.
+    current: Option<Arc<Generation>>,
     /// The one that is at the path; another one only where a rename failed.
     placed: FileId,
     /// The ones that have been opened.
@@ -276,11 +290,11 @@ impl Swapper {
             known.extend(waiting.keys.iter().map(|key| (key.clone(), waiting.clone())));
         }
         let placed = first.generation.id;
-        let (current, last) = (first.generation, Instant::now());
+        let (current, last) = (Some(first.generation), Instant::now());
         Ok(Self { workbench, catch, current, placed, known, foreign: false, last, tireless: false })
     }
 
-    fn run(mut self, bell: &Bell, spares: Receiver<Spare>, maker: Keeper) {
+    fn run(mut self, bell: &Bell, spares: Receiver<Spare>) {
         match sys::real_time(2) {
             Ok(()) => self.tireless = crate::limits::cores() > 1,
             Err(error) => {
@@ -289,7 +303,7 @@ impl Swapper {
             }
         }
         let shared = self.workbench.shared.clone();
-        let mut next = spares.recv().ok();
+        let mut next = spares.recv_timeout(SPARE_MAX).ok();
         loop {
             match bell.wait(shared.opens.fds()) {
                 Woken::Stop => break,
@@ -301,9 +315,6 @@ impl Swapper {
             }
         }
         self.workbench.spot.leave(self.placed);
-        // The maker waits for somebody to take what it made.
-        drop((next, spares));
-        drop(maker);
     }
 
     /// Swaps for every open there is to hear of.
@@ -322,7 +333,7 @@ impl Swapper {
         if !self.tireless || self.last.duration_since(before) > BURST_GAP {
             return;
         }
-        while self.last.elapsed() < BURST_GAP {
+        while self.last.elapsed() < BURST_END {
             if self.workbench.shared.opens.is_pending() {
                 self.take(next, spares);
                 self.last = Instant::now();
@@ -333,8 +344,9 @@ impl Swapper {
 
     /// Somebody opened an inode of ours.
     fn opened(&mut self, way: Way, key: &[u8], next: &mut Option<Spare>, spares: &Receiver<Spare>) {
-        let generation = if self.current.keys.iter().any(|current| **current == *key) {
-            let Some(generation) = self.swap(next, spares) else { return };
+        let is_current = |current: &mut Arc<Generation>| current.keys.iter().any(|known| **known == *key);
+        let generation = if let Some(generation) = self.current.take_if(is_current) {
+            self.swap(next, spares);
             self.known.extend(generation.keys.iter().map(|key| (key.clone(), generation.clone())));
             generation
         } else if let Some(generation) = self.known.get(key) {
@@ -343,21 +355,25 @@ impl Swapper {
         } else {
             return;
         };
-        if generation.is_opened(way) && !generation.ended.load(Ordering::Relaxed) {
-            // Full: the reader meets a closed pipe.
-            let _dropped = self.catch.try_send(generation);
+        let is_new = generation.is_opened(way) && !generation.ended.load(Ordering::Relaxed);
+        if is_new && self.catch.try_send(generation).is_err() {
+            tracing::warn!("readers of a pipe come faster than they are taken: one was let go with nothing");
         }
     }
 
-    /// Puts the next FIFO in place, first of all; gives the one that was opened.
-    fn swap(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) -> Option<Arc<Generation>> {
-        let spare = next.take().or_else(|| spares.recv().ok())?;
-        match self.workbench.spot.replace(&spare.path) {
+    /// Puts the next FIFO in place, first of all.
+    fn swap(&mut self, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
+        let spot = &self.workbench.spot;
+        let Some(spare) = next.take().or_else(|| spares.recv_timeout(SPARE_MAX).ok()) else {
+            // Better no path than one that more readers share; there is one again once there is a spare.
+            return spot.leave(self.placed);
+        };
+        match spot.replace(&spare.path) {
             Ok(()) => self.placed = spare.generation.id,
             Err(error) => tracing::warn!(%error, "can't put a fresh FIFO in place; trying again"),
         }
+        self.current = Some(spare.generation);
         *next = spares.try_recv().ok();
-        Some(std::mem::replace(&mut self.current, spare.generation))
     }
 
     /// Sees to the path, and to inodes whose connections have ended.
@@ -372,7 +388,7 @@ impl Swapper {
             !ended
         });
         let found = self.workbench.spot.found().map(|found| id(&found));
-        if found == Some(self.current.id) {
+        if found.is_some() && found == self.current.as_ref().map(|current| current.id) {
             self.foreign = false;
         } else if found.is_none() || found == Some(self.placed) {
             self.foreign = false;
@@ -385,17 +401,21 @@ impl Swapper {
 
     /// Puts a FIFO where none is, or where a rename failed. The one whose turn it was may be gone.
     fn restore(&mut self, replace: bool, next: &mut Option<Spare>, spares: &Receiver<Spare>) {
-        let Some(spare) = next.take().or_else(|| spares.recv().ok()) else { return };
         let spot = &self.workbench.spot;
         spot.mend();
-        let done = if replace { spot.replace(&spare.path) } else { spot.put(&spare.path) };
-        match done {
-            Ok(()) => {
-                self.placed = spare.generation.id;
-                self.current = spare.generation;
-                tracing::info!(path = %spot.path().display(), "the FIFO was gone: there is a fresh one");
+        while let Some(spare) = next.take().or_else(|| spares.try_recv().ok()) {
+            let done = if replace { spot.replace(&spare.path) } else { spot.put(&spare.path) };
+            match done {
+                Ok(()) => {
+                    self.placed = spare.generation.id;
+                    self.current = Some(spare.generation);
+                    tracing::info!(path = %spot.path().display(), "the FIFO was gone: there is a fresh one");
+                    return;
+                }
+                // Removed with its folder, as all the others that were ready then.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return tracing::debug!(%error, "the FIFO is gone and can't be made again yet"),
             }
-            Err(error) => tracing::debug!(%error, "the FIFO is gone and can't be made again yet"),
         }
     }
 }

@@ -82,7 +82,7 @@ impl LeaseFileListener {
 impl Listener for LeaseFileListener {
     async fn accept(&mut self) -> Conn {
         match self.caught.recv().await {
-            Some(io) => Conn { io: ConnIo::LeaseFile(io), peer: Peer::Local },
+            Some(io) => Conn { io: ConnIo::LeaseFile(Box::new(io)), peer: Peer::Local },
             // The thread has panicked and said so.
             None => std::future::pending().await,
         }
@@ -107,8 +107,8 @@ struct Leases {
     opens: Opens,
     readers: Arc<AtomicU64>,
     patience: Duration,
-    /// The file at the path.
-    current: Leased,
+    /// The file at the path; none where a next one could not be made.
+    current: Option<Leased>,
     /// The one that takes its place; `None` after a failure.
     next: Option<Leased>,
     /// Something of others is at the path, and that was told.
@@ -160,7 +160,7 @@ impl Leases {
             signals,
             opens,
             readers,
-            current,
+            current: Some(current),
         };
         leases.prepare_next();
         let _nobody_listens = tell.send(Ok(()));
@@ -176,8 +176,9 @@ impl Leases {
                 Woken::Event => {
                     while let Some(file) = sys::signalled_file(&self.signals) {
                         // A signal that does not say which may mean this one.
-                        if file == self.current.file.as_raw_fd() || file < 0 {
-                            self.broken();
+                        let is_meant = |current: &mut Leased| file < 0 || file == current.file.as_raw_fd();
+                        if let Some(current) = self.current.take_if(is_meant) {
+                            self.broken(current);
                         }
                     }
                     let best = self.opens.best();
@@ -187,28 +188,31 @@ impl Leases {
                 }
             }
         }
-        self.spot.leave(self.current.id);
+        if let Some(current) = &self.current {
+            self.spot.leave(current.id);
+        }
     }
 
     /// Somebody waits to open the file: the next one takes its place, then this one is served.
-    fn broken(&mut self) {
+    fn broken(&mut self, old: Leased) {
         if self.next.is_none() {
             self.prepare_next();
         }
-        let Some(next) = self.next.take() else {
-            // Without a next one these readers go with nothing; the path gets its file back by the tick.
-            self.spot.leave(self.current.id);
-            return;
-        };
-        if let Err(error) = self.spot.replace(&next.path) {
-            tracing::warn!(%error, "can't put a fresh file in place; trying again");
+        let placed = self.next.take().filter(|next| {
+            let replaced = self.spot.replace(&next.path);
+            replaced
+                .inspect_err(|error| tracing::warn!(%error, "can't put a fresh file in place; trying again"))
+                .is_ok()
+        });
+        if placed.is_none() {
             // What is about to be written must not be read by those who come later.
-            self.spot.leave(self.current.id);
+            self.spot.leave(old.id);
         }
-        let old = std::mem::replace(&mut self.current, next);
+        self.current = placed;
         let until = Instant::now() + self.patience;
-        // Full: dropping it lets its readers go with an empty file.
-        let _dropped = self.catch.try_send(LeaseConn { file: Some(old.file), until, whole: false });
+        if self.catch.try_send(LeaseConn { file: Some(old.file), until, whole: false }).is_err() {
+            tracing::warn!("readers of a file come faster than they are taken: some were let go with nothing");
+        }
         self.prepare_next();
     }
 
@@ -233,7 +237,9 @@ impl Leases {
             self.prepare_next();
         }
         match self.spot.found().map(|found| id(&found)) {
-            Some(found) if found == self.current.id => self.foreign = false,
+            found if found.is_some() && found == self.current.as_ref().map(|current| current.id) => {
+                self.foreign = false
+            }
             None => self.restore(),
             Some(_) if std::mem::replace(&mut self.foreign, true) => {}
             Some(_) => {
@@ -250,7 +256,7 @@ impl Leases {
         match self.spot.put(&next.path) {
             Ok(()) => {
                 tracing::info!(path = %self.spot.path().display(), "the file was gone: there is a fresh one");
-                self.current = next;
+                self.current = Some(next);
                 self.prepare_next();
             }
             // With the folder gone the file is, too: the next look makes another.

@@ -60,12 +60,12 @@ pub enum ConnIo {
     /// A Unix socket.
     #[cfg(unix)]
     Unix(UnixStream),
-    /// A reader of a named pipe.
+    /// A reader of a named pipe. In boxes, for idle sockets should not pay for the room.
     #[cfg(target_os = "linux")]
-    Fifo(FifoConn),
+    Fifo(Box<FifoConn>),
     /// The readers of one generation of a lease-backed file.
     #[cfg(target_os = "linux")]
-    LeaseFile(LeaseConn),
+    LeaseFile(Box<LeaseConn>),
 }
 
 /// One expression for whichever stream it is.

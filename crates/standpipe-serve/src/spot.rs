@@ -151,7 +151,7 @@ impl Spot {
 
     /// Makes the workshop again where somebody removed it.
     pub(crate) fn mend(&self) {
-        let _told_by_the_next_file = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.workshop);
+        let _told_by_the_next_file = make_folder(&self.workshop);
     }
 
     /// Removes the file at the path if it is the one that is ours, which must be open still: the number of one
@@ -176,10 +176,18 @@ impl Drop for Spot {
     }
 }
 
+/// Makes the folder if it is not there; not the ones above it, whoever removed them meant it.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the workshop and locks it; `None` when another process has.
 fn lock(workshop: &Path) -> io::Result<Option<File>> {
     loop {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(workshop)?;
+        make_folder(workshop)?;
         let lock = File::open(workshop)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),

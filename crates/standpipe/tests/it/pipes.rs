@@ -317,6 +317,35 @@ fn a_path_that_somebody_removes_or_takes_comes_back_and_theirs_is_kept() {
 }
 
 #[test]
+fn a_folder_that_goes_takes_its_pipes_with_it_and_they_come_back_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    std::fs::create_dir(&live).unwrap();
+    let pipe = |mode: &str| format!("[[pipe]]\npath = \"/doc\"\nfile = {:?}\nmode = \"{mode}\"\n\n", live.join(mode));
+    let config = dir.path().join("standpipe.toml");
+    std::fs::write(&config, MODES.map(pipe).concat()).unwrap();
+    let server = Launch::dev().args(["--config".as_ref(), config.as_os_str()]).start().unwrap();
+    write(server.addr(), "PUT", "/doc.json", "1");
+    for _ in 0..2 {
+        std::fs::remove_dir_all(&live).unwrap();
+        assert!(!until_for(Duration::from_secs(3), || live.exists()), "who removed it meant it");
+        std::fs::create_dir(&live).unwrap();
+        for mode in MODES {
+            assert!(until(|| live.join(mode).exists()), "{mode}");
+            assert_eq!(cat(&live.join(mode)), "1\n", "{mode}");
+        }
+    }
+    std::fs::remove_dir_all(&live).unwrap();
+    quiet(server, &["trying again"]);
+}
+
+/// As `until`, for something that is not expected.
+fn until_for(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + time;
+    until(|| condition() || Instant::now() > end) && condition()
+}
+
+#[test]
 fn a_killed_server_leaves_paths_that_the_next_one_takes_over() {
     let mut pipes = Pipes::new("");
     let document = pipes.put(1_000, 1);
