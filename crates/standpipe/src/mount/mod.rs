@@ -124,15 +124,17 @@ fn options(arguments: &MountArgs) -> Config {
 
 /// Mounts; gives the way to unmount, and hears of the end.
 fn mount(fs: Fs, dir: &Path, options: &Config) -> Result<(SessionUnmounter, Ended), Failure> {
-    let mut session = Session::new(fs, dir, options).map_err(|error| {
-        Failure::failed(format!("can't mount on {}: {error}", dir.display())).help(match error.kind() {
+    let mut session =
+        Session::new(fs, dir, options).map_err(|error| {
+            Failure::failed(format!("can't mount on {}: {error}", dir.display())).help(match error.kind() {
             std::io::ErrorKind::NotFound => {
                 "is there a /dev/fuse? load the module (modprobe fuse), give it to the container (--device /dev/fuse), \
                  and without root install Debian's fuse3; standpipe mirror needs none of it"
             }
-            _ => "without root Debian's fuse3 is needed (fusermount3); in a container also CAP_SYS_ADMIN",
+            _ => "without root Debian's fuse3 (fusermount3) is needed, and the right to open /dev/fuse; in a container \
+                  CAP_SYS_ADMIN",
         })
-    })?;
+        })?;
     let mounted = session.unmount_callable();
     let (told, ended) = oneshot::channel();
     let serve = move || {
