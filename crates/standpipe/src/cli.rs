@@ -432,7 +432,7 @@ pub(crate) struct PipeArgs {
 pub(crate) struct MirrorArgs {
     /// The path, such as /home
     pub(crate) path: String,
-    /// The file; it keeps its permissions, and a new one is yours only
+    /// The file; it keeps its permissions, and a new one is yours only. Its folder is made if missing
     pub(crate) file: PathBuf,
     /// Run this through sh when the file has changed
     #[arg(long, value_name = "CMD")]

@@ -26,6 +26,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// written.
 pub(crate) fn run(arguments: &MirrorArgs) -> Result<()> {
     let client = Client::new(&arguments.url, &arguments.access)?;
+    if let Some(folder) = arguments.file.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, &error))?;
+    }
     let mirror = Mirror { client: &client, arguments, changed: Notify::new(), replaced: Notify::new() };
     client.block_on(async {
         let mut stop = Stop::new()?;

@@ -557,8 +557,10 @@ fn a_mirror_is_whole_at_every_moment_and_runs_its_command() {
     put(0);
     let dir = tempfile::tempdir().unwrap();
     let command = "echo run >> runs; test -e fail && exit 7; true";
-    let mirror = Foreground::start(dir.path(), &server.url(), &["mirror", "/m", "copy.json", "--on-change", command]);
-    let copy = dir.path().join("copy.json");
+    let mirror =
+        Foreground::start(dir.path(), &server.url(), &["mirror", "/m", "./live/copy.json", "--on-change", command]);
+    // The folder need not be there.
+    let copy = dir.path().join("live/copy.json");
     assert!(until(|| copy.exists()));
     let n = |text: &str| -> u64 {
         let value: serde_json::Value = serde_json::from_str(text).expect("a whole copy");
