@@ -12,7 +12,7 @@ use crate::support::{dev, metric, quiet, write};
 
 fn top(server: &Server, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
-    command.arg("top").args(["--url", &server.url(), "--token", "owner"]).args(arguments);
+    command.arg("top").args(["--url", &server.url()]).args(arguments);
     command.env_remove("STANDPIPE_TOKEN").output().unwrap()
 }
 
