@@ -16,4 +16,4 @@ pub use crate::http::{Credentials, HttpDoor};
 pub use crate::line::{LineDoor, page as line_commands};
 pub use crate::pipe::{FolderSource, PipeDoor, Source, TreeSource};
 pub use crate::render::Render;
-pub use crate::resp::{RespDoor, Separator};
+pub use crate::resp::{RespDoor, Separator, page as resp_commands};

@@ -1,6 +1,6 @@
 //! Changes of the tree as messages: `__keyspace@0__:KEY` tells what happened to a key, `__keyevent@0__:EVENT`
 //! to which key, and `__keyvalue@0__:KEY` its new value as JSON. They come from a watch of the engine, so none is
-//! missed in silence: where some could not be kept, the event is `reset`.
+//! missed in silence: where some could not be kept, the event is `reset`, and the value the one that all of it has now.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -118,9 +118,9 @@ impl Feed {
                     self.wanted.each_leaf(&event.change, &mut messages);
                 }
                 Update::Event(event) => below = self.wanted.exact(&event.change, &mut messages).or(below),
-                Update::Value { .. } => {
+                Update::Value { json, .. } => {
                     let base = self.wanted.separator.key(&self.wanted.base);
-                    messages.push(self.wanted.message("reset", &base, b"null"));
+                    messages.push(self.wanted.message("reset", &base, &json));
                 }
                 Update::Moved { .. } | Update::Resumed { .. } => {}
             }

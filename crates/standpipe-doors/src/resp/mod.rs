@@ -29,6 +29,7 @@ use self::bus::Bus;
 use self::client::Client;
 pub use self::keys::Separator;
 use self::scan::Cursors;
+pub use self::table::page;
 use crate::dispatch::Dispatch;
 use crate::http::Credentials;
 use crate::{commands, fault};

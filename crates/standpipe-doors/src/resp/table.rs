@@ -197,6 +197,13 @@ pub(super) fn find(last: &'static Spec, name: &[u8]) -> Option<&'static Spec> {
     Some(&COMMANDS[at])
 }
 
+/// The table as the page of the door shows it (Markdown).
+pub fn page() -> String {
+    let row =
+        |spec: &Spec| format!("| `{}` | {} |\n", spec.name.to_ascii_uppercase(), spec.summary.replace('|', "\\|"));
+    "| command | what it does |\n|---|---|\n".to_owned() + &COMMANDS.iter().map(row).collect::<String>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 mod cities;
 mod cli;
 mod conformance;
+mod door_pages;
 mod doors;
 mod durability;
 mod eventsource;
@@ -15,7 +16,6 @@ mod leases;
 mod limits;
 mod line;
 mod line_hostile;
-mod line_page;
 #[cfg(target_os = "linux")]
 mod mount;
 #[cfg(target_os = "linux")]

@@ -474,6 +474,26 @@ fn a_pattern_may_stand_for_every_kind_of_change() {
 }
 
 #[test]
+fn a_subscriber_to_changes_that_is_too_slow_gets_the_value_of_now() {
+    let server = start(Launch::dev().env("STANDPIPE_LIMITS_RING_EVENTS_MAX", "4"));
+    let (mut slow, mut writer) = (Client::new(&server), Client::new(&server));
+    slow.call(&["SUBSCRIBE", "__keyspace@0__:n"]);
+    slow.call(&["SUBSCRIBE", "__keyvalue@0__:n"]);
+    let (text, last) = ("x".repeat(64 << 10), 400);
+    for n in 0..=last {
+        assert_eq!(writer.call(&["SET", "n", &format!("{n} {text}")]), "OK");
+    }
+    let (mut reset, mut caught_up) = (false, false);
+    while !(reset && caught_up) {
+        let message = show(&slow.read().unwrap());
+        assert!(!message.ends_with("\"null\"]"), "nothing was removed: {message}");
+        reset |= message == "[\"message\", \"__keyspace@0__:n\", \"reset\"]";
+        caught_up |= message.starts_with(&format!("[\"message\", \"__keyvalue@0__:n\", \"\\\"{last} x"));
+    }
+    quiet(server, &[]);
+}
+
+#[test]
 fn a_lease_ends_with_its_connection() {
     let server = start(Launch::dev());
     let (mut holder, mut other) = (Client::new(&server), Client::new(&server));
