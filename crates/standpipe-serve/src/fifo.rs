@@ -47,6 +47,8 @@ const MAKER_PAUSE: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(200);
 /// A look at events that the swap thread is about to take.
 const RETRY: Duration = Duration::from_micros(500);
+/// Which takes much less, unless that thread is gone.
+const RETRIES: usize = 10_000;
 /// Readers that come within this time of each other begin a burst; none for this long ends it.
 const BURST_GAP: Duration = Duration::from_millis(2);
 const BURST_END: Duration = Duration::from_millis(6);
@@ -175,18 +177,16 @@ impl FifoListener {
             let workbench = Arc::new(Workbench { spot, shared: shared.clone(), mode: mode & 0o444 });
             let (catch, caught) = mpsc::channel(CAUGHT_MAX);
             let swapper = Swapper::new(workbench.clone(), catch)?;
-            let bell = Keeper::bell()?;
             let (spares, take) = sync_channel(SPARES);
             let gone = Arc::new(AtomicBool::new(false));
             let end = gone.clone();
-            let maker = Keeper::start(Keeper::bell()?, "fifo-maker", move || make_all(&workbench, &spares, &gone))?;
-            let rings = bell.clone();
-            let work = move || {
-                swapper.run(&rings, take);
+            let maker = Keeper::start("fifo-maker", move |_| make_all(&workbench, &spares, &gone))?;
+            let work = move |bell| {
+                swapper.run(bell, take);
                 end.store(true, Ordering::Relaxed);
                 drop(maker);
             };
-            let swapper = Keeper::start(bell, "fifo-swap", work)?;
+            let swapper = Keeper::start("fifo-swap", work)?;
             Ok(Self { caught, shared, _swapper: swapper })
         };
         opened().map_err(|error| (error, path))
@@ -294,7 +294,7 @@ impl Swapper {
         Ok(Self { workbench, catch, current, placed, known, foreign: false, last, tireless: false })
     }
 
-    fn run(mut self, bell: &Bell, spares: Receiver<Spare>) {
+    fn run(mut self, mut bell: Bell, spares: Receiver<Spare>) {
         match sys::real_time(2) {
             Ok(()) => self.tireless = crate::limits::cores() > 1,
             Err(error) => {
@@ -457,7 +457,10 @@ impl FifoConn {
         if let Some(at) = self.generation.settled_at {
             tokio::time::sleep_until(at.into()).await;
         }
-        while !self.generation.is_shared() && !self.shared.is_told() {
+        for _ in 0..RETRIES {
+            if self.generation.is_shared() || self.shared.is_told() {
+                break;
+            }
             tokio::time::sleep(RETRY).await;
         }
         !self.generation.is_shared() && self.sender.is_some()

@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// Between two looks at the path, which others may have removed or replaced.
-const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const TICK: Duration = Duration::from_secs(1);
 
 /// Readers caught and not yet taken by the event loop.
 pub(crate) const CAUGHT_MAX: usize = 1_024;
@@ -17,53 +18,59 @@ pub(crate) const CAUGHT_MAX: usize = 1_024;
 /// What ended a wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// There is something to read.
+    /// There may be something to read.
     Event,
-    /// Time for a look at the path.
+    /// There is nothing to read, or has been something for long: time for a look at the path.
     Tick,
     /// The listener is gone.
     Stop,
 }
 
 /// The thread's own side.
-#[derive(Clone, Debug)]
-pub(crate) struct Bell(Arc<OwnedFd>);
+#[derive(Debug)]
+pub(crate) struct Bell {
+    rung: Arc<OwnedFd>,
+    ticked: Instant,
+}
 
 impl Bell {
     /// Waits for one of `sources`, the tick, or the end.
-    pub(crate) fn wait<const N: usize>(&self, sources: [BorrowedFd<'_>; N]) -> Woken {
-        let all = sources.into_iter().chain(std::iter::once(self.0.as_fd()));
+    pub(crate) fn wait<const N: usize>(&mut self, sources: [BorrowedFd<'_>; N]) -> Woken {
+        let left = Timespec::try_from(TICK.saturating_sub(self.ticked.elapsed())).expect("a second at most");
+        let all = sources.into_iter().chain(std::iter::once(self.rung.as_fd()));
         let mut fds: Vec<_> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        match poll(&mut fds, Some(&TICK)) {
-            Ok(0) => Woken::Tick,
-            _ if fds.last().is_some_and(|bell| !bell.revents().is_empty()) => Woken::Stop,
-            _ => Woken::Event,
+        let polled = poll(&mut fds, Some(&left));
+        if fds.last().is_some_and(|bell| !bell.revents().is_empty()) {
+            return Woken::Stop;
         }
+        if polled == Ok(0) || self.ticked.elapsed() >= TICK * 2 {
+            self.ticked = Instant::now();
+            return Woken::Tick;
+        }
+        Woken::Event
     }
 }
 
 /// The thread's owner; dropping it ends the thread and waits for that.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    bell: Bell,
+    bell: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
-    pub(crate) fn bell() -> io::Result<Bell> {
-        Ok(Bell(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
-    }
-
-    /// Runs `work` until the bell of it rings.
-    pub(crate) fn start(bell: Bell, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
-        Ok(Self { bell, thread: Some(thread) })
+    /// Runs `work` until its bell rings.
+    pub(crate) fn start(name: &str, work: impl FnOnce(Bell) + Send + 'static) -> io::Result<Self> {
+        let rung = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let bell = Bell { rung: rung.clone(), ticked: Instant::now() };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(bell))?;
+        Ok(Self { bell: rung, thread: Some(thread) })
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let _full_is_rung = rustix::io::write(&self.bell.0, &1_u64.to_ne_bytes());
+        let _full_is_rung = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of a pipe panicked");
         }

@@ -59,16 +59,15 @@ impl LeaseFileListener {
         let other = |cause| PipeError::Other { path: name.clone(), cause };
         let (catch, caught) = mpsc::channel(CAUGHT_MAX);
         let readers = Arc::new(AtomicU64::new(0));
-        let bell = Keeper::bell().map_err(other)?;
         let (tell, told) = sync_channel(1);
-        let (rings, counter) = (bell.clone(), readers.clone());
-        let work = move || {
+        let counter = readers.clone();
+        let work = move |bell| {
             // Leases belong to the thread that hears of them, so it makes them all.
             if let Some(leases) = Leases::new(spot, mode & 0o444, catch, counter, &tell) {
-                leases.run(&rings);
+                leases.run(bell);
             }
         };
-        let keeper = Keeper::start(bell, "lease-file", work).map_err(other)?;
+        let keeper = Keeper::start("lease-file", work).map_err(other)?;
         told.recv().unwrap_or_else(|_| Err(other(io::ErrorKind::Other.into())))?;
         Ok(Self { caught, readers, _keeper: keeper })
     }
@@ -167,7 +166,7 @@ impl Leases {
         Some(leases)
     }
 
-    fn run(mut self, bell: &Bell) {
+    fn run(mut self, mut bell: Bell) {
         loop {
             let [opens, others] = self.opens.fds();
             match bell.wait([self.signals.as_fd(), opens, others]) {
