@@ -16,8 +16,9 @@ use crate::process::{Server, free_address, installed};
 
 const CONNECTIONS: u32 = 50;
 const CROWD: u32 = 1_000;
-/// Keys the load chooses from.
-const KEYS: &str = "100000";
+/// Keys the load chooses from: as redis-benchmark does by itself, and what is no single hot one.
+const ONE: &str = "1";
+const MANY: &str = "100000";
 /// Requests of the first round of a side, whose rate says how many the next ones need.
 const REQUESTS_FIRST: u64 = 50_000;
 
@@ -34,11 +35,18 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let ours = Server::standpipe_door(run, "data", "resp")?;
     let theirs = redis(run, "redis", &["--save", "", "--appendonly", "no"])?;
     for server in [&ours, &theirs] {
-        load(server, &["-t", "set"], CONNECTIONS, 1, REQUESTS_FIRST)?;
+        load(server, &["-t", "set", "-r", MANY], CONNECTIONS, 1, REQUESTS_FIRST * 4)?;
     }
-    for (name, pipeline) in [("ping_mbulk", 1), ("get", 1), ("ping_mbulk", 16), ("get", 16)] {
-        println!("\n{name}, {CONNECTIONS} connections, {pipeline} at once");
-        let rounds = beside(run, &[&ours, &theirs], name, CONNECTIONS, pipeline)?;
+    for (name, keys, pipeline) in [
+        ("ping_mbulk", ONE, 1),
+        ("get", ONE, 1),
+        ("ping_mbulk", ONE, 16),
+        ("get", ONE, 16),
+        ("get", MANY, 1),
+        ("get", MANY, 16),
+    ] {
+        println!("\n{name}, {keys} keys, {CONNECTIONS} connections, {pipeline} at once");
+        let rounds = beside(run, &[&ours, &theirs], (name, keys), CONNECTIONS, pipeline)?;
         ratio(
             "operations/s, standpipe / redis",
             &each(&rounds[0], Load::rate),
@@ -53,8 +61,8 @@ pub(crate) fn run(run: &Run) -> Result<()> {
         );
     }
     println!("\nGET, {CROWD} connections beside {CONNECTIONS}");
-    let few = beside(run, &[&ours], "get", CONNECTIONS, 1)?;
-    let many = beside(run, &[&ours], "get", CROWD, 1)?;
+    let few = beside(run, &[&ours], ("get", MANY), CONNECTIONS, 1)?;
+    let many = beside(run, &[&ours], ("get", MANY), CROWD, 1)?;
     ratio(
         "operations/s, 1,000 / 50 connections",
         &each(&many[0], Load::rate),
@@ -65,7 +73,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
 
     println!("\ndurable SET, {CONNECTIONS} connections; redis with appendfsync always");
     let durable = redis(run, "redis-aof", &["--save", "", "--appendonly", "yes", "--appendfsync", "always"])?;
-    let rounds = beside(run, &[&ours, &durable], "set", CONNECTIONS, 1)?;
+    let rounds = beside(run, &[&ours, &durable], ("set", MANY), CONNECTIONS, 1)?;
     ratio(
         "operations/s, standpipe / redis",
         &each(&rounds[0], Load::rate),
@@ -112,17 +120,25 @@ fn redis(run: &Run, dir: &str, arguments: &[&str]) -> Result<Server> {
     let (dir, addr) = (run.path(dir), free_address()?);
     std::fs::create_dir(&dir)?;
     let mut command = Command::new("redis-server");
+    // Protected, it refuses loopback addresses other than the first.
+    command.args(["--protected-mode", "no"]);
     command.args(["--port", &addr.port().to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&dir).args(arguments);
     command.stdout(Stdio::null());
     Server::at("redis", addr, command)
 }
 
-fn beside(run: &Run, servers: &[&Server], test: &str, connections: u32, pipeline: u32) -> Result<Vec<Vec<Load>>> {
+fn beside(
+    run: &Run,
+    servers: &[&Server],
+    (test, keys): (&str, &str),
+    connections: u32,
+    pipeline: u32,
+) -> Result<Vec<Vec<Load>>> {
     let sides = servers.iter().map(|server| {
         let rate = Cell::new(None::<f64>);
         let bear = move |seconds: u32| {
             let requests = rate.get().map_or(REQUESTS_FIRST, |rate| (rate * f64::from(seconds)) as u64);
-            let load = load(server, &["-t", test], connections, pipeline, requests)?;
+            let load = load(server, &["-t", test, "-r", keys], connections, pipeline, requests)?;
             rate.set(Some(load.rate()));
             Ok(load)
         };
@@ -134,7 +150,7 @@ fn beside(run: &Run, servers: &[&Server], test: &str, connections: u32, pipeline
 /// Load by redis-benchmark, which ends after a number of requests.
 fn load(server: &Server, test: &[&str], connections: u32, pipeline: u32, requests: u64) -> Result<Load> {
     let mut command = Command::new("redis-benchmark");
-    command.args(["-h", &server.addr.ip().to_string(), "-p", &server.addr.port().to_string(), "--csv", "-r", KEYS]);
+    command.args(["-h", &server.addr.ip().to_string(), "-p", &server.addr.port().to_string(), "--csv"]);
     command.args(["-c", &connections.to_string(), "-P", &pipeline.to_string(), "-n", &requests.to_string()]);
     command.args(test).stdin(Stdio::null());
     let before = server.process.cpu()?;
