@@ -13,7 +13,6 @@ use standpipe_serve::{Class, Cost, Deadline, JobError, Refusal, Session};
 use standpipe_tree::{
     Format, JsonStream, Leaf, Location, PRIORITY, Path, Progress, Query, RowCursor, Rows, ShallowRange, etag,
 };
-use tokio::sync::oneshot;
 
 /// A read of at most this many rows runs on the connection's own task: about as long as handing
 /// it to a worker and back would take.
@@ -244,8 +243,7 @@ impl Dispatch {
         write: Write<'_>,
         deadline: Deadline,
     ) -> Result<Committed, Error> {
-        let answer = self.submit(database, identity, write, deadline)?;
-        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the database has stopped")))
+        self.submit(database, identity, write, deadline)?.await
     }
 
     /// Hands a write to the database's writer; the answer comes when its commit is durable and
@@ -256,11 +254,12 @@ impl Dispatch {
         identity: &Identity,
         write: Write<'_>,
         deadline: Deadline,
-    ) -> Result<oneshot::Receiver<Result<Committed, Error>>, Error> {
+    ) -> Result<impl Future<Output = Result<Committed, Error>> + Send + use<>, Error> {
         let conditions = write.conditions.into_iter().map(|(path, etag)| Condition { path, etag }).collect();
         let lease = write.leases.map(|leases| leases.of(database));
         let intent = Intent { conditions, lease, ..Intent::new(write.op, identity.clone()) };
-        database.submit(intent, deadline.instant())
+        let answer = database.submit(intent, deadline.instant())?;
+        Ok(async { answer.await.unwrap_or_else(|_| Err(Error::unavailable("the database has stopped"))) })
     }
 
     /// Starts watching a location; `since` is a revision the client has seen.

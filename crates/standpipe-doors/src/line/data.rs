@@ -157,9 +157,7 @@ fn submit(client: &mut Client, how: How, op: Op, turn: &Turn<'_>) -> Answered {
     let leases = how.leases(client);
     let write = tied(how, op, leases.as_deref());
     let committed = client.shared.dispatch.submit(&client.database, &client.identity, write, deadline)?;
-    Ok(Next::Later(Box::pin(async move {
-        Done::Wrote(committed.await.unwrap_or_else(|_| Err(Error::unavailable("the database has stopped"))))
-    })))
+    Ok(Next::Later(Box::pin(async move { Done::Wrote(committed.await) })))
 }
 
 pub(super) fn tail(_: &mut Client, _: Words<'_>, _: &mut Turn<'_>) -> Answered {

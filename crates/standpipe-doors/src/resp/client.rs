@@ -301,7 +301,7 @@ impl Client {
         let submitted = self.shared.dispatch.submit(&self.database, &self.identity, write, deadline);
         Box::pin(async move {
             let result = match submitted {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(Error::unavailable("the database has stopped"))),
+                Ok(answer) => answer.await,
                 Err(error) => Err(error),
             };
             done(result, stash)
