@@ -29,9 +29,11 @@ fn who_asks_too_often_is_told_when_to_come_back() {
 
 #[test]
 fn the_status_shows_who_is_there_and_who_is_slow() {
+    let locked = Launch::serve().start().unwrap();
+    assert_eq!(request(locked.addr(), "GET", "/.status", &[], b"").unwrap().status, 401);
     let server = dev();
     let addr = server.addr();
-    assert_eq!(request(addr, "GET", "/.status", &[], b"").unwrap().status, 401);
+    assert_eq!(request(addr, "GET", "/.status", &[], b"").unwrap().status, 200);
     assert_eq!(request(addr, "PUT", "/.status", &ADMIN, b"1").unwrap().status, 405);
     let status = || request(addr, "GET", "/.status", &ADMIN, b"").unwrap().json().unwrap();
     // A watcher that reads nothing, and values too large for the buffers in between.
@@ -57,7 +59,9 @@ fn the_status_shows_who_is_there_and_who_is_slow() {
 #[test]
 fn the_worst_case_is_told_to_who_asks() {
     for (arguments, told) in [(&["-v"][..], true), (&[], false)] {
-        let server = Launch::dev().args(arguments).start().unwrap();
+        let mut server = Launch::dev().args(arguments).start().unwrap();
+        // Complete only now.
+        assert!(server.stop().unwrap().success());
         assert_eq!(server.stderr().contains("MiB in the worst case"), told, "{}", server.stderr());
     }
 }
