@@ -25,6 +25,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("fanout", "one path and 1,000 watchers, beside nginx with nchan"),
     ("idle", "memory of 10,000 idle connections, beside bare hyper"),
     ("jobs", "jobs that do nothing through queue and workers, beside the threadpool crate"),
+    ("resp", "PING, GET, durable SET and idle memory, beside redis-server; a PING in lines"),
     ("import", "import of large files"),
     ("start", "start on a large store"),
 ];

@@ -38,13 +38,17 @@ pub(crate) fn install() -> Result<Vec<String>> {
         ("Debian packages", debian()),
         ("Python packages", once(&dir, "python", PYPI, python)),
         ("npm packages", once(&dir, "npm", NPM, npm)),
-        ("FUSE", fuse()),
     ] {
         match done {
             Err(error) if std::env::var_os("CI").is_some() => return Err(error.context(what)),
             Err(error) => left_out.push(format!("{what}: {error:#}")),
             Ok(()) => {}
         }
+    }
+    // Not to be installed: a kernel gives it to us, or not, also where CI runs.
+    if cfg!(target_os = "linux") && !Path::new("/dev/fuse").exists() {
+        let how = "modprobe fuse, or docker run --device /dev/fuse --cap-add SYS_ADMIN";
+        left_out.push(format!("FUSE: no /dev/fuse: {how}"));
     }
     Ok(left_out)
 }
@@ -86,12 +90,6 @@ fn debian() -> Result<()> {
     let names = missing.join(" ");
     run(apt().args(["update", "-q"])).with_context(|| format!("install them: {names}"))?;
     run(apt().args(["install", "-yq", "--no-install-recommends"]).args(&missing))
-}
-
-/// Nothing that could be installed: the kernel has it, and gives it to us, or not.
-fn fuse() -> Result<()> {
-    let there = !cfg!(target_os = "linux") || Path::new("/dev/fuse").exists();
-    there.then_some(()).context("no /dev/fuse: modprobe fuse, or docker run --device /dev/fuse --cap-add SYS_ADMIN")
 }
 
 fn is_installed(program: &str) -> bool {
