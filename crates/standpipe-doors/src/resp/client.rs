@@ -245,7 +245,7 @@ impl Client {
     /// This turn's snapshot, if one can be had without waiting.
     pub(super) fn reading(&mut self) -> Result<Option<&mut Reading>, Error> {
         if self.reading.is_none() {
-            let reading = |snapshot| Box::new(Reading { snapshot, row: Vec::new() });
+            let reading = |snapshot| Box::new(Reading { snapshot, row: Vec::with_capacity(64) });
             self.reading = self.database.snapshot_now()?.map(reading);
         }
         Ok(self.reading.as_deref_mut())
