@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::{Buf as _, BytesMut};
 use futures_util::FutureExt as _;
 use standpipe_serve::{BytesPermit, CloseReason, Conn, ConnIo, Limits, Outcome, Refusal, RequestGuard, Session};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
@@ -27,7 +28,8 @@ use self::scratch::{Scratch, TURN_BYTES, with_scratch};
 /// Commands of one connection whose answers may be under way at once; more wait unread.
 const FLIGHT_MAX: usize = 1_024;
 
-/// A command longer than a turn is read in pieces of up to this size.
+/// A command longer than a turn is read in pieces of up to this size; a reply's rest above it is admitted by its
+/// bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// An answer that is under way.
@@ -99,7 +101,8 @@ pub(crate) async fn serve<P: Protocol>(conn: Conn, session: Session, protocol: P
         input: Vec::new(),
         at_least: 1,
         input_permit: None,
-        unsent: Vec::new(),
+        unsent: BytesMut::new(),
+        unsent_permit: None,
         flight: VecDeque::new(),
         ending: None,
         said_goodbye: false,
@@ -165,7 +168,8 @@ struct Talk<'s, P: Protocol> {
     at_least: usize,
     input_permit: Option<BytesPermit>,
     /// What the peer has not taken.
-    unsent: Vec<u8>,
+    unsent: BytesMut,
+    unsent_permit: Option<BytesPermit>,
     flight: VecDeque<Flight<P::Done>>,
     /// Nothing more is read; once all is answered and sent, this is the reason.
     ending: Option<CloseReason>,
@@ -396,11 +400,12 @@ impl<P: Protocol> Talk<'_, P> {
                 return Poll::Pending;
             };
             let written = self.written(written)?;
-            self.unsent.drain(..written);
+            self.unsent.advance(written);
             self.active = true;
         }
         if self.unsent.capacity() > 0 {
-            self.unsent = Vec::new();
+            self.unsent = BytesMut::new();
+            self.unsent_permit = None;
             self.session.output_blocked(false);
         }
         Poll::Ready(Ok(()))
@@ -416,7 +421,12 @@ impl<P: Protocol> Talk<'_, P> {
             Poll::Pending => 0,
         };
         if written < out.len() {
-            self.unsent.extend_from_slice(&out[written..]);
+            let rest = &out[written..];
+            if rest.len() > PIECE_BYTES {
+                // A long reply may lie here for as long as its reader is slow, so it counts.
+                self.unsent_permit = Some(self.session.body_bytes(rest.len()).map_err(CloseReason::Refused)?);
+            }
+            self.unsent.extend_from_slice(rest);
             out.clear();
             return self.send_rest(context);
         }
