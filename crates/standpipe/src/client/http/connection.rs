@@ -21,7 +21,7 @@ impl Client {
     /// A connection of its own, for requests that must go over the same one.
     ///
     /// # Errors
-    /// As [`super::Target::call`].
+    /// As [`crate::client::Target::call`].
     pub(in crate::client) async fn connect(&self) -> Result<Connection<'_>> {
         let host = header_value("the URL", self.server.base.strip_prefix("http://").expect("base made the URL"))?;
         #[cfg(unix)]
