@@ -71,6 +71,12 @@ impl Pipes {
         metric_of(self.addr(), "standpipe_connections_closed_total", &[&door, &reason])
     }
 
+    /// Readers caught so far.
+    fn caught(&self, mode: &str) -> u64 {
+        let door = format!("door=\"pipe:{}\"", self.path(mode).display());
+        metric_of(self.addr(), "standpipe_connections_accepted_total", &[&door])
+    }
+
     /// Starts `count` readers as a shell does; gives how often each text was read.
     fn burst(&self, mode: &str, count: usize) -> BTreeMap<String, usize> {
         let out = tempfile::tempdir_in(self.dir.path()).unwrap();
@@ -145,7 +151,8 @@ fn readers_of_a_fifo_in_a_burst_get_a_whole_fresh_document_or_none_and_are_count
     let pipes = Pipes::new("");
     pipes.put(1_000, 0);
     let before = pipes.baseline();
-    let (mut served, mut collided) = (pipes.closed("fifo", "peer_closed"), 0);
+    let already = pipes.closed("fifo", "peer_closed");
+    let (mut served, mut collided) = (already, 0);
     for round in 1..=3 {
         for bytes in [20_000, 1_000_000] {
             let document = pipes.put(bytes, round);
@@ -155,10 +162,11 @@ fn readers_of_a_fifo_in_a_burst_get_a_whole_fresh_document_or_none_and_are_count
             let (whole, none) = (texts.get(&document).copied(), texts.get("").copied());
             let (whole, none) = (whole.unwrap_or(0), none.unwrap_or(0));
             eprintln!("burst of 200, {bytes} bytes: {whole} whole, {none} collided");
-            assert!(whole >= 190 || !real_time(), "{lengths:?}");
             (served, collided) = (served + whole as u64, collided + none as u64);
         }
     }
+    // 95 of 100, over all bursts.
+    assert!((served - already) * 100 >= 6 * 200 * 95 || !real_time(), "{} of 1,200 whole", served - already);
     let counted = || (pipes.closed("fifo", "peer_closed"), pipes.closed("fifo", "collision"));
     assert!(until(|| counted() == (served, collided)), "{:?} is not {:?}", counted(), (served, collided));
     pipes.settled(&before);
@@ -242,7 +250,10 @@ fn a_reader_that_stalls_delays_no_other_and_is_cut() {
     let before = pipes.baseline();
     let path = pipes.path("fifo");
     // One takes nothing, one takes a kilobyte now and then.
+    let earlier = pipes.caught("fifo");
     let mut never = File::open(&path).unwrap();
+    // Not both at the same moment, or they might share the pipe.
+    assert!(until(|| pipes.caught("fifo") == earlier + 1));
     let mut slow = File::open(&path).unwrap();
     let mut kilobyte = [0; 1024];
     slow.read_exact(&mut kilobyte).unwrap();
