@@ -35,6 +35,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let ours = Server::standpipe_door(run, "data", "resp")?;
     let theirs = redis(run, "redis", &["--save", "", "--appendonly", "no"])?;
     for server in [&ours, &theirs] {
+        load(server, &["-t", "set", "-r", ONE], CONNECTIONS, 1, u64::from(CONNECTIONS))?;
         load(server, &["-t", "set", "-r", MANY], CONNECTIONS, 1, REQUESTS_FIRST * 4)?;
     }
     for (name, keys, pipeline) in [

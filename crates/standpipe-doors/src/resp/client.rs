@@ -192,7 +192,8 @@ impl Client {
         Step::Answered { used }
     }
 
-    /// Replies with the leaf at a key, if there is one: what most commands ask for, found in one search.
+    /// Replies with the leaf at a key, or that nothing is there: what most commands ask for, found in one search
+    /// or two. False where it is more than that.
     fn leaf(&mut self, key: &[u8], turn: &mut Turn<'_>) -> Result<bool, Error> {
         let (separator, version) = (self.shared.separator, self.version);
         let Some(Reading { snapshot, row }) = self.reading()? else { return Ok(false) };
@@ -200,8 +201,12 @@ impl Client {
         if !separator.encode(key, row) {
             return Ok(false);
         }
-        let Some(leaf) = snapshot.leaf(row)? else { return Ok(false) };
-        Reply { out: turn.out, version }.bulk(&text(&leaf));
+        let mut reply = Reply { out: turn.out, version };
+        match snapshot.leaf(row)? {
+            Some(leaf) => reply.bulk(&text(&leaf)),
+            None if snapshot.holds(row)? => return Ok(false),
+            None => reply.null(),
+        }
         Ok(true)
     }
 

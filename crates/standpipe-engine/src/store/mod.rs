@@ -261,11 +261,15 @@ impl Snapshot {
     /// The leaf whose row has the encoded path `key`; `None` where nothing is, or a node. The quickest
     /// read there is: one search, no copy.
     pub fn leaf(&self, key: &[u8]) -> Result<Option<Leaf<'_>>> {
-        let mut buffer = SmallVec::<[u8; 128]>::with_capacity(key.len() + 1);
-        buffer.push(keys::TREE_PREFIX);
-        buffer.extend_from_slice(key);
-        let value = self.store.tree.get(&self.txn, &buffer)?;
+        let value = self.store.tree.get(&self.txn, &row(key))?;
         Ok(value.and_then(Leaf::decode))
+    }
+
+    /// Is there anything at or below the encoded path `key`?
+    pub fn holds(&self, key: &[u8]) -> Result<bool> {
+        let row = row(key);
+        let found = self.store.tree.get_greater_than_or_equal_to(&self.txn, &row)?;
+        Ok(found.is_some_and(|(found, _)| found.starts_with(&row)))
     }
 
     /// The stored rules text, if any.
@@ -280,6 +284,14 @@ impl Snapshot {
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
+}
+
+/// [`keys::tree_key`] on the stack.
+fn row(key: &[u8]) -> SmallVec<[u8; 128]> {
+    let mut row = SmallVec::with_capacity(key.len() + 1);
+    row.push(keys::TREE_PREFIX);
+    row.extend_from_slice(key);
+    row
 }
 
 /// A file that ends before its last page, such as a copy that broke off: reading the missing pages
