@@ -9,7 +9,7 @@
 //! One thread does it. A document that does not come, or comes too late, is an empty file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -327,15 +327,6 @@ impl AsyncWrite for LeaseConn {
         // Into the page cache: as long as copying takes.
         let chunk = &buf[..buf.len().min(WRITE_BYTES)];
         Poll::Ready(self.file().and_then(|mut file| file.write(chunk)))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-        self.poll_write(context, first)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
