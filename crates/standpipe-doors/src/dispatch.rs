@@ -3,6 +3,7 @@
 //! and admission on one side, snapshots, writes and watches on the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use standpipe_engine::{
@@ -13,6 +14,8 @@ use standpipe_serve::{Class, Cost, Deadline, JobError, Refusal, Session};
 use standpipe_tree::{
     Format, JsonStream, Leaf, Location, PRIORITY, Path, Progress, Query, RowCursor, Rows, ShallowRange, etag,
 };
+
+use tokio::time::{Instant, sleep_until};
 
 /// A read of at most this many rows runs on the connection's own task: about as long as handing
 /// it to a worker and back would take.
@@ -274,7 +277,8 @@ impl Dispatch {
     ) -> Result<Subscription, Error> {
         database.config().access.check_read(identity)?;
         let watch = database.watch(&path);
-        let mut subscription = Subscription { watch, query: query.map(QueryWatch::New), pending: Vec::new() };
+        let mut subscription =
+            Subscription { watch, query: query.map(QueryWatch::New), pending: Vec::new(), next_at: Instant::now() };
         let deadline = Deadline::after(session.limits().request_ms_max);
         match since {
             // A query's window is not in the change table: its resume is a fresh window.
@@ -311,6 +315,8 @@ pub(crate) struct Subscription {
     watch: Watch,
     query: Option<QueryWatch>,
     pending: Vec<Update>,
+    /// Nothing is told before: deliveries that come close together share one write.
+    next_at: Instant,
 }
 
 impl Subscription {
@@ -319,11 +325,12 @@ impl Subscription {
         self.watch.path()
     }
 
-    /// Waits until `take` may have something.
+    /// Waits until `take` may have something, and `watch_gather_ms` have passed since it last had.
     pub(crate) async fn changed(&self) {
         if self.pending.is_empty() {
             self.watch.changed().await;
         }
+        sleep_until(self.next_at).await;
     }
 
     /// Everything there is to say now, in order; maybe nothing.
@@ -339,6 +346,9 @@ impl Subscription {
                     self.restart(session, Some(ResetReason::Lagged), deadline).await?;
                 }
             }
+        }
+        if !self.pending.is_empty() {
+            self.next_at = Instant::now() + Duration::from_millis(session.limits().watch_gather_ms);
         }
         Ok(std::mem::take(&mut self.pending))
     }
@@ -499,9 +509,7 @@ pub(crate) fn refused(refusal: Refusal) -> Error {
 pub(crate) fn from_core(error: JobError) -> Error {
     match error {
         JobError::Refused(refusal) => refused(refusal),
-        JobError::QueueWait => {
-            Error::overloaded("the request waited too long for a worker", std::time::Duration::from_secs(1))
-        }
+        JobError::QueueWait => Error::overloaded("the request waited too long for a worker", Duration::from_secs(1)),
         JobError::Deadline => Error::new(ErrorKind::Deadline, "the request took too long"),
         JobError::Panicked => Error::new(ErrorKind::Internal, "internal error"),
         JobError::Shutdown => Error::unavailable("the server is shutting down"),

@@ -176,7 +176,7 @@ pub(crate) fn check_room(
 ///
 /// # Errors
 /// `Internal` for a damaged row.
-#[allow(clippy::type_complexity)] // a key and its row
+#[expect(clippy::type_complexity, reason = "a key and its row")]
 pub(crate) fn armed_after(
     store: &Store,
     txn: &RoTxn,

@@ -19,7 +19,7 @@ use standpipe_serve::{CloseReason, Outcome, RequestGuard, Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, Path, write_json_string};
 use standpipe_wire::sse;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::io::{Busy, Stream};
 use crate::dispatch::{Subscription, Update};
@@ -37,30 +37,23 @@ pub(crate) struct Feed {
     subscription: Subscription,
     session: Session,
     keep_alive_at: Instant,
-    /// Nothing is sent before: deliveries that come close together share one write.
-    next_at: Instant,
     _permit: WatchPermit,
 }
 
 impl Feed {
     pub(crate) fn new(subscription: Subscription, session: Session, permit: WatchPermit) -> Self {
-        let now = Instant::now();
-        Self { subscription, session, keep_alive_at: now + KEEP_ALIVE, next_at: now, _permit: permit }
+        Self { subscription, session, keep_alive_at: Instant::now() + KEEP_ALIVE, _permit: permit }
     }
 
     /// Waits for something to send, and gives all of it. False when the server stops: what was
     /// acknowledged before is in the frames, and nothing comes after them.
     async fn next(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, Error> {
         loop {
-            let due = async {
-                let changed = timeout_at(self.keep_alive_at, self.subscription.changed()).await;
-                sleep_until(self.next_at).await;
-                changed.is_ok()
-            };
+            let due = timeout_at(self.keep_alive_at, self.subscription.changed());
             let (changed, more) = tokio::select! {
                 biased;
                 () = self.session.closing() => (true, false),
-                changed = due => (changed, true),
+                changed = due => (changed.is_ok(), true),
             };
             if !changed {
                 self.keep_alive_at = Instant::now() + KEEP_ALIVE;
@@ -71,9 +64,7 @@ impl Feed {
                 encode(update, self.subscription.path(), frames);
             }
             if !frames.is_empty() || !more {
-                let now = Instant::now();
-                self.keep_alive_at = now + KEEP_ALIVE;
-                self.next_at = now + Duration::from_millis(self.session.limits().watch_gather_ms);
+                self.keep_alive_at = Instant::now() + KEEP_ALIVE;
                 return Ok(more);
             }
         }

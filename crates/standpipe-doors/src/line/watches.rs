@@ -6,13 +6,11 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, SelectAll, Stream, StreamExt as _};
 use standpipe_engine::{Database, Error, TopicEvent};
 use standpipe_serve::{Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, Path};
-use tokio::time::{Instant, sleep_until};
 
 use super::client::{Client, Done};
 use super::table::Next;
@@ -129,14 +127,13 @@ impl Client {
     }
 }
 
-/// Everything a watch has to tell after its beginning. Deliveries that come close together share one piece.
+/// Everything a watch has to tell after its beginning.
 fn lines(id: u64, subscription: Subscription, session: Session, permit: WatchPermit) -> Lines {
-    let state = Some((subscription, session, permit, Instant::now()));
+    let state = Some((subscription, session, permit));
     stream::unfold(state, move |state| async move {
-        let (mut subscription, session, permit, mut next_at) = state?;
+        let (mut subscription, session, permit) = state?;
         loop {
             subscription.changed().await;
-            sleep_until(next_at).await;
             let updates = match subscription.take(&session).await {
                 Ok(updates) => updates,
                 Err(error) => return Some((Err(error), None)),
@@ -144,8 +141,7 @@ fn lines(id: u64, subscription: Subscription, session: Session, permit: WatchPer
             let mut lines = Vec::new();
             updates.into_iter().for_each(|update| tell(id, update, subscription.path(), &mut lines));
             if !lines.is_empty() {
-                next_at = Instant::now() + Duration::from_millis(session.limits().watch_gather_ms);
-                return Some((Ok(lines), Some((subscription, session, permit, next_at))));
+                return Some((Ok(lines), Some((subscription, session, permit))));
             }
         }
     })
