@@ -176,7 +176,6 @@ pub(crate) fn check_room(
 ///
 /// # Errors
 /// `Internal` for a damaged row.
-#[expect(clippy::type_complexity, reason = "a key and its row")]
 pub(crate) fn armed_after(
     store: &Store,
     txn: &RoTxn,
