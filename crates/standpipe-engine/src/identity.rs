@@ -4,31 +4,66 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 
 /// The verified identity behind a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Identity {
     /// No credential was given.
     #[default]
     Anonymous,
-    /// A user, with the claims of the token as JSON text.
-    User {
-        /// The `uid`.
-        uid: Arc<str>,
-        /// All claims, as one JSON object.
-        claims: Arc<str>,
-    },
+    /// A user.
+    User(Arc<User>),
     /// The administrator: rules do not apply.
     Admin,
 }
 
+/// A user, as rules see one.
+#[derive(Debug, PartialEq)]
+pub struct User {
+    auth: Value,
+    text: Box<str>,
+}
+
+impl User {
+    /// `auth.uid`; empty when there is none.
+    pub fn uid(&self) -> &str {
+        self.auth.get("uid").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What `auth` is in rules: for the bearer of a token `{"uid", "provider", "token": claims}`.
+    pub fn auth(&self) -> &Value {
+        &self.auth
+    }
+
+    /// [`User::auth`] as text.
+    pub fn auth_json(&self) -> &str {
+        &self.text
+    }
+}
+
 impl Identity {
+    /// The user for whom `auth` is this in rules.
+    pub fn user(auth: Value) -> Self {
+        let text = auth.to_string().into();
+        Self::User(Arc::new(User { auth, text }))
+    }
+
+    /// What `auth` is in rules; `None` is null.
+    pub fn auth(&self) -> Option<&Value> {
+        match self {
+            Self::User(user) => Some(user.auth()),
+            Self::Anonymous | Self::Admin => None,
+        }
+    }
+
     /// The name written into records for audit.
     pub fn actor(&self) -> &str {
         match self {
             Self::Anonymous => "anonymous",
-            Self::User { uid, .. } => uid,
+            Self::User(user) => user.uid(),
             Self::Admin => "admin",
         }
     }

@@ -118,20 +118,18 @@ pub(crate) fn decode_location(encoded: &[u8]) -> Option<Location> {
 pub(crate) fn encode_identity(identity: &Identity, out: &mut Vec<u8>) {
     match identity {
         Identity::Anonymous => out.push(0),
-        Identity::User { uid, claims } => {
+        Identity::User(user) => {
             out.push(1);
-            put_block(out, uid.as_bytes());
-            put_block(out, claims.as_bytes());
+            put_block(out, user.auth_json().as_bytes());
         }
         Identity::Admin => out.push(2),
     }
 }
 
 pub(crate) fn decode_identity(reader: &mut Reader<'_>) -> Option<Identity> {
-    let text = |block: &[u8]| std::str::from_utf8(block).ok().map(Arc::from);
     Some(match reader.u8()? {
         0 => Identity::Anonymous,
-        1 => Identity::User { uid: text(reader.block()?)?, claims: text(reader.block()?)? },
+        1 => Identity::user(serde_json::from_slice(reader.block()?).ok()?),
         2 => Identity::Admin,
         _ => return None,
     })

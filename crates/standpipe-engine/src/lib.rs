@@ -42,7 +42,7 @@ pub use crate::database::Database;
 pub use crate::engine::{Engine, check_name, database_names};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::hub::TopicEvent;
-pub use crate::identity::{Access, Identity};
+pub use crate::identity::{Access, Identity, User};
 pub use crate::intent::{Committed, Compute, Condition, Intent, Op};
 pub use crate::lease::{Lease, LeaseId};
 pub use crate::log::{Append, LocalLog, Log, LogError, SimFaults, SimLog};

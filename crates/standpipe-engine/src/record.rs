@@ -242,7 +242,7 @@ mod tests {
         let mut record = Record::after(&State::empty([7; 16]), 5);
         record.transactions.push(Transaction { actor: "admin".into(), effect: Effect::Rules("{}".into()) });
         let (lease, path) = (LeaseId::new(1, 2), Path::parse("a/b").expect("a path"));
-        let user = Identity::User { uid: "u".into(), claims: "{}".into() };
+        let user = Identity::user(serde_json::json!({"uid": "u"}));
         let rows = Rows::from_leaf(Leaf::Int(1));
         let writes = vec![Write { location: Location::Node(path.clone()), rows }];
         let change = Arc::new(Change { kind: ChangeKind::Set, base: path.clone(), writes });

@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
+use serde_json::{Value, json};
 use standpipe_engine::{Error, ErrorKind, Identity};
 
 /// Which credentials are accepted.
@@ -70,18 +70,16 @@ fn decode(part: &str) -> Option<Value> {
 }
 
 fn user(claims: Value) -> Option<Identity> {
-    let uid = ["uid", "user_id", "sub"].iter().find_map(|name| claims.get(name)?.as_str())?.into();
-    Some(Identity::User { uid, claims: claims.to_string().into() })
+    let uid = ["uid", "user_id", "sub"].iter().find_map(|name| claims.get(name)?.as_str())?.to_owned();
+    let provider = claims.pointer("/firebase/sign_in_provider").cloned().unwrap_or(Value::Null);
+    Some(Identity::user(json!({ "uid": uid, "provider": provider, "token": claims })))
 }
 
 fn act_as(json: &str) -> Result<Identity, Error> {
     let refused = || Error::bad_request("auth_variable_override must be a JSON object or null");
     match serde_json::from_str(json).map_err(|_| refused())? {
         Value::Null => Ok(Identity::Anonymous),
-        claims @ Value::Object(_) => {
-            let text = claims.to_string().into();
-            Ok(user(claims).unwrap_or(Identity::User { uid: "".into(), claims: text }))
-        }
+        auth @ Value::Object(_) => Ok(Identity::user(auth)),
         _ => Err(refused()),
     }
 }
@@ -96,7 +94,7 @@ mod tests {
         assert_eq!(check("owner").unwrap(), Identity::Admin);
         let encode = |json: &str| URL_SAFE_NO_PAD.encode(json);
         let token = format!("{}.{}.", encode(r#"{"alg":"none"}"#), encode(r#"{"sub":"maya"}"#));
-        assert!(matches!(check(&token).unwrap(), Identity::User { uid, .. } if &*uid == "maya"));
+        assert!(matches!(check(&token).unwrap(), Identity::User(user) if user.uid() == "maya"));
         let signed = format!("{}.{}.abc", encode(r#"{"alg":"HS256"}"#), encode(r#"{"sub":"maya"}"#));
         for bad in [&signed[..], "a.b.c", "", "owner ", "."] {
             assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::Unauthenticated, "{bad}");
@@ -117,7 +115,7 @@ mod tests {
     fn an_administrator_may_act_as_a_user() {
         let act = |json| Credentials::Emulator.identify(Some("owner"), Some(json));
         assert_eq!(act("null").unwrap(), Identity::Anonymous);
-        assert!(matches!(act(r#"{"uid":"a"}"#).unwrap(), Identity::User { uid, .. } if &*uid == "a"));
+        assert!(matches!(act(r#"{"uid":"a"}"#).unwrap(), Identity::User(user) if user.uid() == "a"));
         assert!(act("[]").is_err());
     }
 }
