@@ -2,6 +2,7 @@
 //! `dispatch`, the only way from a request to the engine, and `fault`, the one table from errors
 //! to each protocol's words.
 
+mod auth;
 mod commands;
 mod dispatch;
 mod fault;
@@ -11,8 +12,9 @@ mod pipe;
 mod render;
 mod resp;
 
+pub use crate::auth::{Caller, Credentials, Identified};
 pub use crate::dispatch::Dispatch;
-pub use crate::http::{Credentials, HttpDoor};
+pub use crate::http::HttpDoor;
 pub use crate::line::{LineDoor, page as line_commands};
 pub use crate::pipe::{FolderSource, PipeDoor, Source, TreeSource};
 pub use crate::render::Render;

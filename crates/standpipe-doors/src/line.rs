@@ -16,8 +16,8 @@ use standpipe_serve::{CloseReason, Conn, Door, Refusal, Session};
 
 use self::client::Client;
 pub use self::table::page;
+use crate::auth::Credentials;
 use crate::dispatch::Dispatch;
-use crate::http::Credentials;
 use crate::{commands, fault};
 
 /// The line door.

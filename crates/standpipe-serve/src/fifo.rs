@@ -203,7 +203,7 @@ impl Listener for FifoListener {
         let writer = generation.writer.lock().take();
         let sender = writer.and_then(|writer| pipe::Sender::from_owned_fd(writer).ok());
         let io = FifoConn { sender, shared: self.shared.clone(), generation };
-        Conn { io: ConnIo::Fifo(Box::new(io)), peer: Peer::Local }
+        Conn::plain(ConnIo::Fifo(Box::new(io)), Peer::Local)
     }
 }
 

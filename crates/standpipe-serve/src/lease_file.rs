@@ -81,7 +81,7 @@ impl LeaseFileListener {
 impl Listener for LeaseFileListener {
     async fn accept(&mut self) -> Conn {
         match self.caught.recv().await {
-            Some(io) => Conn { io: ConnIo::LeaseFile(Box::new(io)), peer: Peer::Local },
+            Some(io) => Conn::plain(ConnIo::LeaseFile(Box::new(io)), Peer::Local),
             // The thread has panicked and said so.
             None => std::future::pending().await,
         }

@@ -34,6 +34,16 @@ pub enum Peer {
     Local,
 }
 
+impl Peer {
+    /// A process on this machine: a loopback address, a Unix socket or a pipe.
+    pub fn is_local(self) -> bool {
+        match self {
+            Self::Ip(address) => address.to_canonical().is_loopback(),
+            Self::Local => true,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,6 +60,15 @@ pub struct Conn {
     pub io: ConnIo,
     /// Who is at the other end.
     pub peer: Peer,
+    /// Nobody between the two ends can read along: see [`Session::secure`](crate::Session::secure).
+    pub secure: bool,
+}
+
+impl Conn {
+    /// A connection without encryption of its own: secure when it does not leave this machine.
+    pub fn plain(io: ConnIo, peer: Peer) -> Self {
+        Self { io, peer, secure: peer.is_local() }
+    }
 }
 
 /// The byte stream of a connection.

@@ -225,7 +225,7 @@ impl<D: Door> Entrance<D> {
         let limits = core.limits.load();
         conn.io.tune(&limits);
         let origin = Origin { session: core.next_session(), peer: conn.peer, door: self.metrics.name };
-        let mut open = Open::new(Session::new(core.clone(), self.metrics.clone(), origin));
+        let mut open = Open::new(Session::new(core.clone(), self.metrics.clone(), origin, conn.secure));
         match core.seats.take(origin.door, origin.peer, &limits) {
             Ok(seat) => {
                 open.seat = Some(seat);

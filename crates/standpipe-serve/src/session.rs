@@ -57,6 +57,7 @@ struct Inner {
     door: Arc<DoorMetrics>,
     id: u64,
     peer: Peer,
+    secure: bool,
     vitals: Vitals,
     /// What its peer has left of its rate; looked up when there is a limit.
     bucket: OnceLock<Arc<Bucket>>,
@@ -70,13 +71,14 @@ struct Inner {
 }
 
 impl Session {
-    pub(crate) fn new(core: Arc<Core>, door: Arc<DoorMetrics>, origin: Origin) -> Self {
+    pub(crate) fn new(core: Arc<Core>, door: Arc<DoorMetrics>, origin: Origin, secure: bool) -> Self {
         Self(Arc::new(Inner {
             vitals: core.registry.vitals(),
             core,
             door,
             id: origin.session,
             peer: origin.peer,
+            secure,
             bucket: OnceLock::new(),
             closing: Notify::new(),
             reason: OnceLock::new(),
@@ -94,6 +96,12 @@ impl Session {
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
         self.0.peer
+    }
+
+    /// Whether nobody between the two ends can read along: the connection is TLS, or does not leave
+    /// this machine. Administrators are let in only over such a one.
+    pub fn secure(&self) -> bool {
+        self.0.secure
     }
 
     /// Name of the door.

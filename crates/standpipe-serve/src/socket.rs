@@ -155,12 +155,12 @@ impl SocketListener {
         match self.live.as_ref().expect("registered above, and never taken") {
             Live::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok(Conn { io: ConnIo::Tcp(stream), peer: Peer::Ip(address.ip()) })
+                Ok(Conn::plain(ConnIo::Tcp(stream), Peer::Ip(address.ip())))
             }
             #[cfg(unix)]
             Live::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Conn { io: ConnIo::Unix(stream), peer: Peer::Local })
+                Ok(Conn::plain(ConnIo::Unix(stream), Peer::Local))
             }
         }
     }

@@ -55,7 +55,7 @@ impl Bench {
     pub(crate) fn session(&self) -> Session {
         let door = self.core.metrics.door("bench");
         let origin = Origin { session: self.core.next_session(), peer: Peer::Local, door: "bench" };
-        Session::new(self.core.clone(), door, origin)
+        Session::new(self.core.clone(), door, origin, true)
     }
 
     /// A session that is entered, and its task, which never ends by itself.

@@ -44,7 +44,7 @@ impl Folder {
         let limits = Limits::default();
         let config = standpipe_engine::EngineConfig { databases: Databases::OnDemand, ..with_limits(dir, &limits) };
         let token = standpipe_engine::random_token();
-        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), Credentials::AdminToken(token.clone()))?;
+        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), Credentials::admin_token(token.clone()))?;
         let database = node.engine().database(name)?;
         let access = AccessArgs { db: Some(name.to_owned()), token: Some(token), token_file: None };
         let client = Client::new(&node.url(), &access)?;

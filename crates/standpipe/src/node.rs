@@ -327,8 +327,8 @@ impl Token {
 
     fn credentials(&self) -> Credentials {
         match self {
-            Self::Emulator => Credentials::Emulator,
-            Self::Kept { secret, .. } => Credentials::AdminToken(secret.clone()),
+            Self::Emulator => Credentials::emulator(),
+            Self::Kept { secret, .. } => Credentials::admin_token(secret.clone()),
         }
     }
 

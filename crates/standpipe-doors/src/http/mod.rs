@@ -2,7 +2,6 @@
 //! one port. It decodes, dispatches and encodes; limits, timers, counters and shutdown are the
 //! serving core's.
 
-mod auth;
 mod body;
 mod conn;
 mod io;
@@ -24,7 +23,6 @@ use standpipe_engine::{Error, ErrorKind, Identity};
 use standpipe_serve::{CloseReason, Conn, Deadline, Door, Metrics, Outcome, Refusal, RequestGuard, Session};
 use standpipe_tree::write_json_string;
 
-pub use self::auth::Credentials;
 use self::body::{Content, Reply};
 use self::io::Activity;
 pub(crate) use self::params::Params;
@@ -32,6 +30,7 @@ use self::rest::Call;
 pub(crate) use self::rest::parse as parse_write;
 use self::route::{Route, route};
 use self::sse::Takeover;
+use crate::auth::{Caller, Credentials, Identified};
 use crate::dispatch::Dispatch;
 use crate::fault::{http_refusal, http_status};
 
@@ -139,7 +138,7 @@ impl HttpDoor {
         let route = route(parts.uri.path())?;
         let params = Params::parse(parts.uri.query())?;
         let method = method(&parts.method, &parts.headers, &params);
-        let identity = || self.identify(&parts.headers, &params);
+        let identify = || self.identify(session, &parts.headers, &params);
         let inner = &self.inner;
         let only_get = |answer: fn(&Inner) -> Answer| match method {
             Method::GET => answer(inner),
@@ -147,7 +146,7 @@ impl HttpDoor {
         };
         match route {
             Route::Tree(location) => {
-                let identity = identity()?;
+                let Identified { identity, .. } = identify().await?;
                 let namespace = namespace(&params, &parts.headers, parts.uri.host());
                 let database = inner.dispatch.database(namespace.as_deref())?;
                 let call = Call {
@@ -176,7 +175,7 @@ impl HttpDoor {
             Route::Index => Ok(only_get(|_| text(operations::INDEX))),
             Route::Metrics => Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics))),
             Route::Rules | Route::Databases | Route::Backup | Route::Status => {
-                let identity = identity()?;
+                let Identified { identity, .. } = identify().await?;
                 // How it is doing is no secret of a server that shows everybody its data.
                 let shown = matches!(route, Route::Status)
                     && inner.dispatch.engine().config().access.check_read(&identity).is_ok();
@@ -202,12 +201,17 @@ impl HttpDoor {
         }
     }
 
-    fn identify(&self, headers: &HeaderMap, params: &Params<'_>) -> Result<Identity, Error> {
+    async fn identify(&self, session: &Session, headers: &HeaderMap, params: &Params<'_>) -> Result<Identified, Error> {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
             let (scheme, credential) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(credential.trim())
         });
-        self.inner.credentials.identify(bearer.or(params.credential.as_deref()), params.auth_override.as_deref())
+        let caller = Caller {
+            credential: bearer.or(params.credential.as_deref()),
+            act_as: params.auth_override.as_deref(),
+            secure: session.secure(),
+        };
+        self.inner.credentials.identify(caller).await
     }
 }
 

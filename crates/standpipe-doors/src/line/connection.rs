@@ -7,6 +7,7 @@ use standpipe_serve::CloseReason;
 use super::client::Client;
 use super::table::{self, COMMANDS, Next};
 use super::words::Words;
+use crate::auth::Caller;
 use crate::commands::Turn;
 
 type Answered = Result<Next, Error>;
@@ -55,7 +56,11 @@ pub(super) fn stats(client: &mut Client, words: Words<'_>, turn: &mut Turn<'_>) 
 pub(super) fn auth(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     let token = words.word("the token")?;
     words.end()?;
-    client.identity = client.shared.credentials.identify(Some(token), None)?;
+    client.identity = client
+        .shared
+        .credentials
+        .identify_now(Caller { credential: Some(token), act_as: None, secure: turn.session.secure() })?
+        .identity;
     say(b"OK", turn)?;
     client.recheck_watches(turn);
     Ok(Next::Answered)

@@ -30,8 +30,8 @@ use self::client::Client;
 pub use self::keys::Separator;
 use self::scan::Cursors;
 pub use self::table::page;
+use crate::auth::Credentials;
 use crate::dispatch::Dispatch;
-use crate::http::Credentials;
 use crate::{commands, fault};
 
 /// The RESP door.

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use standpipe_engine::{Error, Identity};
-use standpipe_serve::{CloseReason, SessionInfo};
+use standpipe_serve::{CloseReason, Session, SessionInfo};
 
 use super::call::{Call, Fault, Ran, is};
 use super::client::{Client, More, Next};
 use super::glob;
 use super::reply::{Reply, Version};
 use super::table::{COMMANDS, Does, Spec};
+use crate::auth::Caller;
 use crate::commands::Turn;
 
 /// The version of redis whose commands these are.
@@ -84,14 +85,15 @@ pub(super) fn auth(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> 
         [_, token] | [_, _, token] => token,
         _ => return Err(Fault::SYNTAX),
     };
-    client.identity = identify(client, token)?;
+    client.identity = identify(client, token, turn.session)?;
     client.reply(turn.out).ok();
     Ok(Next::Answered)
 }
 
-fn identify(client: &Client, token: &[u8]) -> Result<Identity, Fault> {
+fn identify(client: &Client, token: &[u8], session: &Session) -> Result<Identity, Fault> {
     let token = std::str::from_utf8(token).map_err(|_| Fault::err("a token is text"))?;
-    Ok(client.shared.credentials.identify(Some(token), None)?)
+    let caller = Caller { credential: Some(token), act_as: None, secure: session.secure() };
+    Ok(client.shared.credentials.identify_now(caller)?.identity)
 }
 
 pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
@@ -109,7 +111,7 @@ pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
     while !rest.is_empty() {
         rest = match rest {
             [option, _, token, more @ ..] if is(option, "auth") => {
-                identity = Some(identify(client, token)?);
+                identity = Some(identify(client, token, turn.session)?);
                 more
             }
             [option, wanted, more @ ..] if is(option, "setname") => {

@@ -147,7 +147,7 @@ impl Stand {
             let _on_the_loop = runtime.enter();
             ConnIo::Unix(UnixStream::from_std(theirs).unwrap())
         };
-        self.hatches[index].send(Conn { io, peer }).await.unwrap();
+        self.hatches[index].send(Conn::plain(io, peer)).await.unwrap();
         UnixStream::from_std(ours).unwrap()
     }
 
