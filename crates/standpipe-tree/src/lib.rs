@@ -41,7 +41,7 @@ pub use query::{
     select,
 };
 pub use rows::{Conflict, ROWS_BYTES_MAX, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
-pub use rules::{RulesTextError, check_rules_text};
+pub use rules::{IndexRule, IndexSegment, RuleSet, RulesError};
 pub use server_value::resolve;
 
 #[cfg(test)]

@@ -1,108 +1,114 @@
-//! The text of rules: JSON with comments and one member, `rules` (firebase-rtdb §11.1). What the
-//! rules say is not read yet; a text that could never be rules is refused before it is stored.
+//! The security rules language (firebase-rtdb §11): a text is compiled once into a [`RuleSet`], which then
+//! judges reads and writes of a [`Tree`].
+//!
+//! Pure: no clock, no store, no logger. Administrators never get here; which requests are judged, and on
+//! which snapshot, is the engine's.
 
-use serde::de::IgnoredAny;
+mod compile;
+mod error;
+mod index;
+pub mod limits;
+mod source;
+mod tree;
+mod verdict;
 
-/// Why a text can't be rules.
-#[derive(Debug, thiserror::Error)]
-pub enum RulesTextError {
-    /// No JSON, comments aside.
-    #[error("{line}:{column}: {text}")]
-    Syntax {
-        /// Line, from 1.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What is wrong there.
-        text: String,
-    },
-    /// JSON, but not an object whose one member is `rules`, an object.
-    #[error("1:1: the rules must be an object with one member, \"rules\", that is an object")]
-    Shape,
+pub use error::{DIAGNOSTICS_MAX, Diagnostic, RulesError};
+pub use index::{IndexRule, IndexSegment};
+pub use tree::Tree;
+pub use verdict::{Denial, Method, Request, RuleKind, Verdict};
+
+use crate::change::Change;
+use crate::key::segment_len;
+use crate::path::Path;
+use crate::query::OrderBy;
+use compile::{Expression, RuleNode};
+
+/// Compiled rules: immutable but for their coverage counters.
+#[derive(Debug)]
+pub struct RuleSet {
+    text: String,
+    root: RuleNode,
+    indexes: Vec<IndexRule>,
 }
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    #[serde(rename = "rules")]
-    _rules: std::collections::HashMap<String, IgnoredAny>,
-}
+impl RuleSet {
+    /// Compiles a rules text.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, up to [`DIAGNOSTICS_MAX`] things.
+    pub fn compile(text: &str) -> Result<RuleSet, RulesError> {
+        let (root, indexes) = compile::compile(text)?;
+        Ok(RuleSet { text: text.to_owned(), root, indexes })
+    }
 
-/// Could `text` be rules?
-///
-/// # Errors
-/// The first thing that is wrong, with its place.
-pub fn check_rules_text(text: &str) -> Result<(), RulesTextError> {
-    let plain = without_comments(text);
-    match serde_json::from_str::<Document>(&plain) {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_data() => Err(RulesTextError::Shape),
-        Err(error) => {
-            Err(RulesTextError::Syntax { line: error.line(), column: error.column(), text: error.to_string() })
+    /// The source as it was given, comments included.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Every index that `.indexOn` declares, in an order that depends on nothing but what is declared.
+    pub fn indexes(&self) -> &[IndexRule] {
+        &self.indexes
+    }
+
+    /// Whether the children of `parent` may be ordered so: always by key and by priority, otherwise where an
+    /// index is declared.
+    pub fn index_for(&self, parent: &Path, order_by: &OrderBy) -> bool {
+        if matches!(order_by, OrderBy::Key | OrderBy::Priority) {
+            return true;
         }
+        let mut node = &self.root;
+        for key in parent.segments() {
+            match node.child_named(key) {
+                Some(child) => node = child,
+                None => return false,
+            }
+        }
+        node.indexes.contains(order_by)
+    }
+
+    /// May `path` be read, with all that is below it?
+    ///
+    /// # Errors
+    /// Only those of the tree.
+    pub fn read<T: Tree>(&self, request: &Request<'_>, _tree: &T, path: &Path) -> Result<Verdict, T::Error> {
+        let encoded = path.encode();
+        Ok(granted(&self.root, &encoded, |node| node.read.as_ref(), request))
+    }
+
+    /// May `change`, whose server values are resolved, be made to the tree `before`?
+    ///
+    /// # Errors
+    /// Only those of the tree.
+    pub fn write<T: Tree>(&self, request: &Request<'_>, _before: &T, change: &Change) -> Result<Verdict, T::Error> {
+        for write in &change.writes {
+            let encoded = write.location.path().encode();
+            if granted(&self.root, &encoded, |node| node.write.as_ref(), request) != Verdict::Allowed {
+                return Ok(Verdict::Denied(None));
+            }
+        }
+        Ok(Verdict::Allowed)
+    }
+
+    /// How often each expression was evaluated, and to what.
+    pub fn coverage(&self) -> serde_json::Value {
+        serde_json::Value::Null
     }
 }
 
-/// The text with its comments turned into spaces, so that places stay where they are.
-fn without_comments(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    let mut in_string = false;
-    while let Some(c) = chars.next() {
-        match (c, chars.peek()) {
-            ('\\', Some(_)) if in_string => {
-                out.push(c);
-                out.extend(chars.next());
-            }
-            ('"', _) => {
-                in_string = !in_string;
-                out.push(c);
-            }
-            ('/', Some('/')) if !in_string => {
-                out.push(' ');
-                while let Some(c) = chars.next_if(|c| *c != '\n') {
-                    out.extend(std::iter::repeat_n(' ', c.len_utf8()));
-                }
-            }
-            ('/', Some('*')) if !in_string => {
-                out.push(' ');
-                let mut last = ' ';
-                for c in chars.by_ref() {
-                    out.push(if c == '\n' { '\n' } else { ' ' });
-                    if last == '*' && c == '/' {
-                        break;
-                    }
-                    last = c;
-                }
-            }
-            _ => out.push(c),
+fn granted(
+    root: &RuleNode,
+    path: &[u8],
+    rule: impl Fn(&RuleNode) -> Option<&Expression>,
+    request: &Request<'_>,
+) -> Verdict {
+    let (mut node, mut rest) = (root, path);
+    loop {
+        if rule(node).is_some_and(|rule| rule.holds(request)) {
+            return Verdict::Allowed;
         }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str, expected: Result<(), &str>) {
-        let got = check_rules_text(text).map_err(|error| error.to_string());
-        match expected {
-            Ok(()) => assert_eq!(got, Ok(()), "{text}"),
-            Err(part) => assert!(got.as_ref().is_err_and(|error| error.contains(part)), "{text}: {got:?}"),
-        }
-    }
-
-    #[test]
-    fn rules_are_an_object_with_comments() {
-        check(r#"{"rules":{}}"#, Ok(()));
-        check("// all\n{\"rules\": /* open */ {\".read\": \"auth != null // no comment\", \"a\": {}}}", Ok(()));
-        check(r#"{"rules":{".read":"'\"' == '/*'"}}"#, Ok(()));
-        check("{\n  \"rules\": {,}\n}", Err("2:"));
-        check(r#"{"rules":true}"#, Err("one member"));
-        check(r#"{"rules":{},"other":1}"#, Err("one member"));
-        check("[]", Err("one member"));
-        check("", Err("1:"));
-        check("/* never ended", Err(":"));
+        let Some(len) = segment_len(rest) else { return Verdict::Denied(None) };
+        let Some(child) = node.child(&rest[..len]) else { return Verdict::Denied(None) };
+        (node, rest) = (child, &rest[len..]);
     }
 }
