@@ -133,7 +133,7 @@ pub(crate) fn encode_bound(key: &str, out: &mut Vec<u8>) {
 }
 
 /// CESU-8: as UTF-8, but characters outside the BMP are two encoded surrogates, so that they sort as UTF-16.
-fn encode_text(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn encode_text(text: &str, out: &mut Vec<u8>) {
     if text.bytes().all(|byte| byte < 0xF0) {
         out.extend_from_slice(text.as_bytes());
         return;
@@ -192,7 +192,7 @@ fn decode_integer(segment: &[u8], out: &mut String) -> Option<()> {
     Some(())
 }
 
-fn decode_text(text: &[u8], out: &mut String) -> Option<()> {
+pub(crate) fn decode_text(text: &[u8], out: &mut String) -> Option<()> {
     if let Ok(text) = std::str::from_utf8(text) {
         out.push_str(text);
         return Some(());
@@ -241,7 +241,13 @@ pub(crate) fn array_index(segment: &[u8]) -> Option<u32> {
 
 /// Whether a row's key is that of a priority and not of a leaf.
 pub fn is_priority_key(key: &[u8]) -> bool {
-    after_segments(key) == [PRIORITY]
+    match key {
+        [.., END, PRIORITY] | [PRIORITY] => true,
+        // The end of a text of two characters or more: what stands there of an integer is less than a blank.
+        [.., before, _, PRIORITY] if *before >= 0x20 => false,
+        [.., PRIORITY] => after_segments(key) == [PRIORITY],
+        _ => false,
+    }
 }
 
 /// Whether `key` is made as the key of a row is.

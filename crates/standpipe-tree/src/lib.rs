@@ -37,8 +37,8 @@ pub use parse::{Merge, ParseError, ParseLimits, RowSink, SpecialError, Stop, par
 pub use path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Location, Path, PathError};
 pub use push_id::PushIds;
 pub use query::{
-    Bound, BoundKey, BoundValue, Limit, OrderBy, Query, QueryError, QueryParseError, Selection, Side, parse_rest,
-    select,
+    Bound, BoundKey, BoundValue, INDEX_TEXT_BYTES, IndexNode, IndexOrder, IndexTree, IndexValue, Limit, OrderBy, Query,
+    QueryError, QueryParseError, Selection, Side, indexed_child, parse_rest, select, select_indexed,
 };
 pub use rows::{Conflict, ROWS_BYTES_MAX, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
 pub use rules::{IndexRule, IndexSegment, RuleSet, RulesError};

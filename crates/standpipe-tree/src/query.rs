@@ -1,13 +1,17 @@
 //! Queries: which children of a location, in which order (firebase-rtdb.md §6.1).
 //!
-//! Owns selecting. Reading a query from a request is [`parse_rest`]'s, writing its result is
-//! [`JsonStream::children`](crate::json::JsonStream::children)'s, and asking for an index is the engine's.
+//! Owns selecting, by a scan or from the keys of an index. Reading a query from a request is [`parse_rest`]'s, writing its result is
+//! [`JsonStream::children`](crate::json::JsonStream::children)'s, and keeping indexes is the engine's.
 
+mod index;
+mod index_tree;
 mod rest;
 mod select;
 
+pub use index::{INDEX_TEXT_BYTES, indexed_child, select_indexed};
+pub use index_tree::{IndexNode, IndexOrder, IndexTree};
 pub use rest::{QueryParseError, parse_rest};
-pub use select::select;
+pub use select::{IndexValue, select};
 
 use crate::path::Path;
 

@@ -28,32 +28,35 @@ pub fn select<'a, C: RowCursor<'a>>(
     Ok(Selection { keys: segments.into_iter().map(|segment| text_of(segment).into()).collect() })
 }
 
-fn text_of(segment: &[u8]) -> String {
+pub(super) fn text_of(segment: &[u8]) -> String {
     let mut text = String::new();
     decode_key(segment, &mut text);
     text
 }
 
 /// A child where its index value puts it.
-struct Entry<'a> {
-    value: IndexValue<'a>,
-    segment: &'a [u8],
+pub(super) struct Entry<'a> {
+    pub(super) value: IndexValue<'a>,
+    pub(super) segment: &'a [u8],
 }
 
 /// What a child is ordered by, in the order of firebase-rtdb.md §3.4.
-#[derive(Clone, Copy)]
-enum IndexValue<'a> {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum IndexValue<'a> {
+    /// Nothing is there.
     Absent,
+    /// A leaf.
     Leaf(Leaf<'a>),
+    /// A node.
     Node,
 }
 
 impl<'a> IndexValue<'a> {
-    fn of(value: &'a [u8]) -> IndexValue<'a> {
+    pub(super) fn of(value: &'a [u8]) -> IndexValue<'a> {
         Leaf::decode(value).map_or(IndexValue::Absent, IndexValue::Leaf)
     }
 
-    fn compare(&self, other: &IndexValue<'_>) -> Ordering {
+    pub(super) fn compare(&self, other: &IndexValue<'_>) -> Ordering {
         let rank = |value: &IndexValue<'_>| match value {
             IndexValue::Absent => 0,
             IndexValue::Leaf(_) => 1,
@@ -66,8 +69,49 @@ impl<'a> IndexValue<'a> {
     }
 }
 
+impl Query {
+    /// Is a child inside the range of a query that is not by key?
+    pub(super) fn admits(&self, entry: &Entry<'_>) -> bool {
+        Bound::admits(self.start.as_ref(), Ordering::Greater, |bound| bound.compare_entry(entry))
+            && Bound::admits(self.end.as_ref(), Ordering::Less, |bound| bound.compare_entry(entry))
+    }
+
+    /// Whether the child whose encoded key and value of order these are is inside the range.
+    pub fn selects(&self, segment: &[u8], value: IndexValue<'_>) -> bool {
+        if self.order_by != OrderBy::Key {
+            return self.admits(&Entry { value, segment });
+        }
+        let key = text_of(segment);
+        Bound::admits(self.start.as_ref(), Ordering::Greater, |bound| bound.compare_key(&key))
+            && Bound::admits(self.end.as_ref(), Ordering::Less, |bound| bound.compare_key(&key))
+    }
+
+    /// The query by key that selects the same where no child has a priority; `None` where it then selects
+    /// nothing. Other orders than by priority stay as they are.
+    pub fn without_priorities(&self) -> Option<Query> {
+        if self.order_by != OrderBy::Priority {
+            return Some(self.clone());
+        }
+        // All children are at null; only a bound at null divides them.
+        let by_key = |bound: &Option<Bound>, inside: Ordering| match bound {
+            None => Some(None),
+            Some(bound) => match (IndexValue::Absent.compare(&bound.index_value()), &bound.key) {
+                (Ordering::Equal, BoundKey::Key(key)) => {
+                    Some(Some(Bound { value: BoundValue::Str(key.clone()), key: BoundKey::None, ..bound.clone() }))
+                }
+                (Ordering::Equal, BoundKey::None) => bound.inclusive.then_some(None),
+                (Ordering::Equal, BoundKey::Min) => (inside == Ordering::Greater).then_some(None),
+                (Ordering::Equal, BoundKey::Max) => (inside == Ordering::Less).then_some(None),
+                (order, _) => (order == inside).then_some(None),
+            },
+        };
+        let (start, end) = (by_key(&self.start, Ordering::Greater)?, by_key(&self.end, Ordering::Less)?);
+        Some(Query { order_by: OrderBy::Key, start, end, limit: self.limit })
+    }
+}
+
 impl Bound {
-    fn index_value(&self) -> IndexValue<'_> {
+    pub(super) fn index_value(&self) -> IndexValue<'_> {
         match &self.value {
             BoundValue::Null => IndexValue::Absent,
             BoundValue::Bool(value) => IndexValue::Leaf(Leaf::Bool(*value)),
@@ -176,15 +220,12 @@ impl<'a, C: RowCursor<'a>> Scan<'_, C> {
 
     /// In any other order: all children of the range, cut by the limit.
     fn all(&mut self, order_by: &OrderBy) -> Result<Vec<&'a [u8]>, QueryError<C::Error>> {
-        let (start, end) = (self.query.start.as_ref(), self.query.end.as_ref());
         let mut kept = Kept { entries: Vec::new(), limit: self.query.limit };
         let mut row = self.cursor.seek(&[CHILDREN])?;
         while let Some(segment) = self.child(row)? {
             let (value, next) = self.index_value(order_by, row.unwrap_or_default(), segment)?;
             let entry = Entry { value, segment };
-            if Bound::admits(start, Ordering::Greater, |bound| bound.compare_entry(&entry))
-                && Bound::admits(end, Ordering::Less, |bound| bound.compare_entry(&entry))
-            {
+            if self.query.admits(&entry) {
                 kept.push(entry);
             }
             row = next;
