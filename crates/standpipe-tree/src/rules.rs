@@ -20,7 +20,7 @@ pub use verdict::{Denial, Method, Request, RuleKind, Verdict};
 use crate::change::Change;
 use crate::key::segment_len;
 use crate::path::Path;
-use crate::query::OrderBy;
+use crate::query::{IndexTree, OrderBy};
 use compile::{Expression, RuleNode};
 
 /// Compiled rules: immutable but for their coverage counters.
@@ -49,6 +49,11 @@ impl RuleSet {
     /// Every index that `.indexOn` declares, in an order that depends on nothing but what is declared.
     pub fn indexes(&self) -> &[IndexRule] {
         &self.indexes
+    }
+
+    /// The same by place, for whoever keeps the indexes.
+    pub fn index_tree(&self) -> IndexTree {
+        IndexTree::new(self.root.index_node())
     }
 
     /// Whether the children of `parent` may be ordered so: always by key and by priority, otherwise where an

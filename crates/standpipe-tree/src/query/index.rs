@@ -315,3 +315,78 @@ impl<'a, C: RowCursor<'a>, F: FnMut(&[u8]) -> Result<Option<OwnedLeaf>, C::Error
 fn value_of(leaf: &Option<OwnedLeaf>) -> IndexValue<'_> {
     leaf.as_ref().map_or(IndexValue::Absent, |leaf| IndexValue::Leaf(leaf.as_leaf()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(value: IndexValue<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        value.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_values_and_read_back() {
+        let long = |end: &str| format!("{}{end}", "x".repeat(INDEX_TEXT_BYTES - 3));
+        let texts = ["", "\0", "\0\0", "\0a", "\u{1}", "a", "a\0", "a\0b", "ab", "é", "😀", "\u{E000}", "\u{FFFF}"];
+        let longs = [long("a"), long("a\0"), long("b"), long("bc")];
+        let mut ordered = vec![IndexValue::Absent];
+        ordered.extend([false, true].map(|value| IndexValue::Leaf(Leaf::Bool(value))));
+        ordered.extend(
+            [f64::MIN, -1e9, -0.5, -f64::MIN_POSITIVE, 0.0, 5e-324, 0.5, 1.0, 9e15, f64::MAX]
+                .map(|number| IndexValue::Leaf(Leaf::Double(number))),
+        );
+        let mut strings: Vec<&str> = texts.iter().copied().chain(longs.iter().map(String::as_str)).collect();
+        strings.sort_by(|a, b| Leaf::Str(a).compare(&Leaf::Str(b)));
+        ordered.extend(strings.iter().map(|text| IndexValue::Leaf(Leaf::Str(text))));
+        ordered.push(IndexValue::Node);
+        for pair in ordered.windows(2) {
+            assert!(stored(pair[0]) < stored(pair[1]), "{pair:?}");
+        }
+        for value in ordered {
+            let mut key = stored(value);
+            let len = key.len();
+            crate::key::encode_key("child", &mut key);
+            let (end, read) = decode(&key).unwrap();
+            assert_eq!(end, len, "{value:?}");
+            assert_eq!(indexed_child(&key), Some(&key[len..]));
+            match read {
+                Stored::Whole(read) => assert!(read.as_index_value().compare(&value).is_eq(), "{value:?}"),
+                Stored::Cut => assert!(len == 1 + INDEX_TEXT_BYTES),
+            }
+        }
+        assert_eq!(stored(IndexValue::Leaf(Leaf::Double(-0.0))), stored(IndexValue::Leaf(Leaf::Int(0))));
+    }
+
+    #[test]
+    fn texts_with_one_beginning_share_their_place() {
+        let place = |text: &str| stored(IndexValue::Leaf(Leaf::Str(text)));
+        let start = "é".repeat(INDEX_TEXT_BYTES / 2);
+        assert_eq!(place(&start), place(&format!("{start}more")));
+        assert!(is_cut(&place(&start)));
+        assert!(!is_cut(&place(&"x".repeat(INDEX_TEXT_BYTES - 2))));
+        // The cut may be inside an escaped zero.
+        let zero = format!("{}\0z", "x".repeat(INDEX_TEXT_BYTES - 1));
+        assert!(is_cut(&place(&zero)));
+        assert!(place(&zero) < place(&format!("{}\u{1}", "x".repeat(INDEX_TEXT_BYTES - 1))));
+        assert!(place(&zero) > place(&"x".repeat(INDEX_TEXT_BYTES - 2)));
+    }
+
+    #[test]
+    fn corrupt_keys_are_no_keys() {
+        for key in [
+            &b""[..],
+            b"\x01",
+            b"\x13\0",
+            b"\x14abc",
+            b"\x14a\0\xFF",
+            b"\x10",
+            b"\x10\x02ab",
+            b"\x17\x02a\0",
+            b"\x14\xFF\0\0\x02a\0",
+        ] {
+            assert_eq!(indexed_child(key), None, "{}", key.escape_ascii());
+        }
+    }
+}

@@ -151,3 +151,59 @@ impl IndexTree {
         ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::RuleSet;
+
+    fn tree(rules: &str) -> IndexTree {
+        RuleSet::compile(rules).unwrap().index_tree()
+    }
+
+    fn by(path: &str) -> OrderBy {
+        OrderBy::Child(Path::parse(path).unwrap())
+    }
+
+    #[test]
+    fn a_named_key_hides_the_wildcard() {
+        let rules = r#"{"rules": {"$room": {".indexOn": ["at", ".value"]}, "lobby": {".read": true}, "hall": {".indexOn": "who/name"}}}"#;
+        let tree = tree(rules);
+        let check = |parent: &str, order_by: &OrderBy, expected: bool| {
+            let parent = Path::parse(parent).unwrap();
+            assert_eq!(tree.order(&parent, order_by).is_some(), expected, "{parent} {order_by:?}");
+            assert_eq!(RuleSet::compile(rules).unwrap().index_for(&parent, order_by), expected);
+        };
+        check("kitchen", &by("at"), true);
+        check("kitchen", &OrderBy::Value, true);
+        check("kitchen", &by("who/name"), false);
+        check("kitchen/deeper", &by("at"), false);
+        check("lobby", &by("at"), false);
+        check("hall", &by("who/name"), true);
+        check("hall", &OrderBy::Value, false);
+        check("", &by("at"), false);
+        assert!(!tree.is_empty());
+        assert!(tree.root().unwrap().only_named().is_none());
+    }
+
+    #[test]
+    fn differences_are_those_of_places() {
+        let one = tree(r#"{"rules": {"$a": {".indexOn": ["x", "y"]}, "b": {".indexOn": "x"}}}"#);
+        let id = |order_by: &OrderBy| IndexOrder::of(order_by).unwrap().id;
+        let check = |rules: &str, mut expected: Vec<[u8; 8]>| {
+            expected.sort_unstable();
+            assert_eq!(one.differences(&tree(rules)), expected, "{rules}");
+        };
+        check(r#"{"rules": {".read": true, "$other": {".indexOn": ["y", "x"]}, "b": {".indexOn": "x"}}}"#, vec![]);
+        check(r#"{"rules": {"$a": {".indexOn": "y"}}}"#, vec![id(&by("x")), id(&by("y"))]); // b is indexed by y, too
+        check(
+            r#"{"rules": {"$a": {".indexOn": ["x", "y"]}, "b": {".indexOn": "x"}, "c": {}}}"#,
+            vec![id(&by("x")), id(&by("y"))],
+        );
+        check(
+            r#"{"rules": {"$a": {".indexOn": ["x", "y"]}, "b": {".indexOn": ["x", ".value"]}}}"#,
+            vec![id(&OrderBy::Value)],
+        );
+        check(r#"{"rules": {}}"#, vec![id(&by("x")), id(&by("y"))]);
+    }
+}

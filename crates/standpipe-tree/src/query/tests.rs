@@ -132,3 +132,31 @@ fn limits_cut_while_scanning() {
         assert_eq!(keys(&json, &format!("orderBy=\"$value\"&limitTo{side}=3"), 500), expected.join(" "));
     }
 }
+
+#[test]
+fn without_priorities_the_order_is_by_key() {
+    let tree = r#"{"10": 5, "9": {"h": 3}, "a": "x", "b": {"c": 1}}"#;
+    let rows = parse_value(tree.as_bytes(), &LIMITS).unwrap();
+    let key = |key: &str| BoundKey::Key(key.into());
+    let bounds = |value: BoundValue, key: BoundKey| {
+        [true, false].map(|inclusive| Some(Bound { value: value.clone(), key: key.clone(), inclusive }))
+    };
+    let mut ends = vec![None];
+    for value in [BoundValue::Null, BoundValue::Number(1.0), BoundValue::Str("x".into())] {
+        for key in [BoundKey::None, BoundKey::Min, BoundKey::Max, key("10"), key("aa")] {
+            ends.extend(bounds(value.clone(), key));
+        }
+    }
+    let limits = [None, Some(Limit { count: 2, side: Side::First }), Some(Limit { count: 2, side: Side::Last })];
+    for (start, end) in ends.iter().flat_map(|start| ends.iter().map(move |end| (start, end))) {
+        for limit in limits {
+            let query = Query { order_by: OrderBy::Priority, start: start.clone(), end: end.clone(), limit };
+            let expected = select(&mut rows.cursor(), &query, 100).unwrap();
+            let got = query.without_priorities().map_or_else(Selection::default, |query| {
+                assert_eq!(query.order_by, OrderBy::Key);
+                select(&mut rows.cursor(), &query, 100).unwrap()
+            });
+            assert_eq!(got, expected, "{query:?}");
+        }
+    }
+}

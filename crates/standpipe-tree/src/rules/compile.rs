@@ -8,7 +8,7 @@ use super::source::{Node, Text, Value, read};
 use super::verdict::Request;
 use crate::key::{check_key, encode_key};
 use crate::path::Path;
-use crate::query::OrderBy;
+use crate::query::{IndexNode, OrderBy};
 
 /// The rules of one location.
 #[derive(Debug, Default)]
@@ -44,6 +44,12 @@ impl RuleNode {
             Ok(index) => Some(&self.children[index].1),
             Err(_) => self.any.as_deref(),
         }
+    }
+
+    /// What is indexed at and below the location.
+    pub(super) fn index_node(&self) -> IndexNode {
+        let named = self.children.iter().map(|(key, node)| (key.clone(), node.index_node())).collect();
+        IndexNode::new(&self.indexes, named, self.any.as_ref().map(|any| any.index_node()))
     }
 
     pub(super) fn child_named(&self, key: &str) -> Option<&RuleNode> {
