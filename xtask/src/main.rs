@@ -26,6 +26,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("idle", "memory of 10,000 idle connections, beside bare hyper"),
     ("jobs", "jobs that do nothing through queue and workers, beside the threadpool crate"),
     ("resp", "PING, GET, durable SET and idle memory, beside redis-server; a PING in lines"),
+    ("firebase", "sets, events and listens of the official JavaScript SDK, beside firebase-server"),
     ("import", "import of large files"),
     ("start", "start on a large store"),
 ];

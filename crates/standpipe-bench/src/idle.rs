@@ -114,9 +114,9 @@ async fn open(addr: SocketAddr, series: Series, numbers: std::ops::Range<u32>) -
 
 /// Memory of a process, in KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Memory {
-    resident_kib: u64,
-    private_kib: u64,
+pub(crate) struct Memory {
+    pub(crate) resident_kib: u64,
+    pub(crate) private_kib: u64,
 }
 
 impl Memory {
@@ -128,6 +128,15 @@ impl Memory {
             Ok(number.parse()?)
         };
         Ok(Self { resident_kib: field("Rss:")?, private_kib: field("Private_Clean:")? + field("Private_Dirty:")? })
+    }
+
+    /// That of `server`, once it stands still.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn now_settled(server: &Server) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(Self::settled(server.process.pid()))
     }
 
     /// The memory once it has stood still, within 1 in 1,000, for a second; at most ten are waited.

@@ -8,6 +8,7 @@
 mod bare;
 mod fanout;
 mod figures;
+mod firebase;
 mod get;
 mod idle;
 mod import;
@@ -62,6 +63,8 @@ enum Bench {
     Jobs,
     /// The RESP and line doors beside redis-server: PING, GET, durable SET, 1,000 connections, idle memory
     Resp,
+    /// The Firebase door beside firebase-server: sets, events, thousands of listens
+    Firebase,
     /// `standpipe import` of large files: MB/s and peak memory
     Import,
     /// From exec to the ready line on a store of more than 1 GB
@@ -95,6 +98,7 @@ fn main() -> Result<()> {
         Bench::Idle => idle::run(&run),
         Bench::Jobs => jobs::run(pace),
         Bench::Resp => redis::run(&run),
+        Bench::Firebase => firebase::run(&run),
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
         Bench::BareHyper { .. } => unreachable!("returned above"),
