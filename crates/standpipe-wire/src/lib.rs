@@ -1,6 +1,8 @@
 //! Codecs of Standpipe's wire formats, as pure functions over bytes. One module per format; a
 //! codec knows no socket, clock or tree, and never panics on bytes from outside.
 
+pub mod firebase;
 pub mod line;
 pub mod resp;
 pub mod sse;
+pub mod websocket;
