@@ -6,6 +6,7 @@ mod auth;
 mod commands;
 mod dispatch;
 mod fault;
+mod firebase;
 mod http;
 mod line;
 mod pipe;

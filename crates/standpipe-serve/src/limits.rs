@@ -153,6 +153,13 @@ limits! {
     line_bytes_max: usize = 4 * MIB;
     /// Arguments of one RESP command. Default 65,536. Over it: a protocol error.
     command_args_max: usize = 65_536;
+    /// Silence after which a session of the Firebase protocol is lost, in milliseconds: clients say every
+    /// 45 s that they are there. Default 75,000. Later: closed, and what it left for its end is done.
+    ws_silence_ms_max: u64 = 75_000;
+    /// Bytes of one message over a WebSocket. Default 64 MiB. Over it: closed with code 1009.
+    ws_message_bytes_max: usize = 64 * MIB;
+    /// Listens of one session of the Firebase protocol. Default 20,000. Over it: the listen is refused.
+    listens_per_session_max: usize = 20_000;
     /// Bytes of messages (`PUBLISH`) waiting for one subscriber. Default 1 MiB. Over it: the subscriber is closed.
     mailbox_bytes_max: usize = MIB;
 

@@ -252,7 +252,8 @@ impl Pieces {
     /// [`TooLong`]: nothing after it can be understood.
     pub fn take(&mut self, frame: &str, bytes_max: usize) -> Result<Option<String>, TooLong> {
         if self.left == 0 {
-            let count = frame.len() <= COUNT_BYTES_MAX && !frame.is_empty() && frame.bytes().all(|b| b.is_ascii_digit());
+            let count =
+                frame.len() <= COUNT_BYTES_MAX && !frame.is_empty() && frame.bytes().all(|b| b.is_ascii_digit());
             if !count {
                 return Ok(Some(frame.to_owned()));
             }
@@ -438,10 +439,13 @@ mod tests {
     fn what_is_no_message_is_named() {
         let check = |text: &str, expected: &str| {
             let got = parse(text).map(|_| ()).unwrap_err();
-            let number = if let Malformed::Request { number, .. } = got { format!("{number}: ") } else { String::new() };
+            let number =
+                if let Malformed::Request { number, .. } = got { format!("{number}: ") } else { String::new() };
             assert_eq!(format!("{number}{got}"), expected, "{text}");
         };
-        for text in ["", "{", "nonsense", "{\"t\":\"d\"", "[1,]", "{\"t\":\"d\",\"d\":{\"r\":1,\"a\":\"p\",\"b\":{\"d\":}}}"] {
+        for text in
+            ["", "{", "nonsense", "{\"t\":\"d\"", "[1,]", "{\"t\":\"d\",\"d\":{\"r\":1,\"a\":\"p\",\"b\":{\"d\":}}}"]
+        {
             check(text, "a message is not JSON");
         }
         for text in ["1", "null", "[]", "{}", r#"{"t":"d"}"#, r#"{"t":"d","t":"d","d":{}}"#] {

@@ -354,10 +354,7 @@ mod tests {
         many.extend(frame(0x80, b"."));
         many.extend(frame(0x8a, b""));
         many.extend(frame(0x88, &[3, 232]));
-        check(
-            &many,
-            Ok(&["Fragment", "ping are you there", "Fragment", "text 3 é.", "Pong", "Close(Some(1000))"]),
-        );
+        check(&many, Ok(&["Fragment", "ping are you there", "Fragment", "text 3 é.", "Pong", "Close(Some(1000))"]));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! that all connections of a thread share; what is left of them when the turn ends (half a command, a
 //! reply the peer does not take) moves into the connection's own, which an idle connection has none of.
 
-mod scratch;
+pub(crate) mod scratch;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

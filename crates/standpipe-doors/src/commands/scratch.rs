@@ -4,15 +4,15 @@
 use std::cell::RefCell;
 
 /// Bytes one turn reads at most, and of replies after which it stops to begin commands.
-pub(super) const TURN_BYTES: usize = 16 << 10;
+pub(crate) const TURN_BYTES: usize = 16 << 10;
 
 /// Above this the room for replies is given back after the turn that needed it.
 const OUT_BYTES_KEPT: usize = 256 << 10;
 
 /// Room for one turn.
-pub(super) struct Scratch {
-    pub(super) input: Box<[u8]>,
-    pub(super) out: Vec<u8>,
+pub(crate) struct Scratch {
+    pub(crate) input: Box<[u8]>,
+    pub(crate) out: Vec<u8>,
 }
 
 impl Scratch {
@@ -21,7 +21,7 @@ impl Scratch {
     }
 
     /// Gives back what a large reply took.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         if self.out.capacity() > OUT_BYTES_KEPT {
             self.out = Vec::with_capacity(TURN_BYTES);
         }
@@ -33,6 +33,6 @@ thread_local! {
 }
 
 /// Lends this thread's buffers; a turn never waits while it has them.
-pub(super) fn with_scratch<T>(turn: impl FnOnce(&mut Scratch) -> T) -> T {
+pub(crate) fn with_scratch<T>(turn: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(turn)
 }

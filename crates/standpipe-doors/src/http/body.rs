@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::io::{Activity, Busy};
 use super::sse::Feed;
+use crate::firebase::websocket::Upgrade;
 
 /// The bytes a reply consists of.
 pub(crate) enum Content {
@@ -27,6 +28,8 @@ pub(crate) enum Content {
     Stream(BoxStream<'static, Result<Bytes, Error>>),
     /// An event stream, before it is known how it travels.
     Watch(Box<Feed>),
+    /// A WebSocket.
+    Upgrade(Box<Upgrade>),
 }
 
 /// What hyper is given to send.
@@ -49,6 +52,8 @@ impl Reply {
             Content::Full(bytes) => Sending::Full(bytes),
             Content::Stream(stream) => Sending::Stream(stream),
             Content::Watch(feed) => Sending::Stream(feed.into_body()),
+            // Over HTTP/1.1 it takes the connection over; over HTTP/2 it was refused.
+            Content::Upgrade(_) => Sending::Full(Bytes::new()),
         };
         Self { sending, _busy: busy, request }
     }

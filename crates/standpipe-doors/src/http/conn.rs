@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Reply;
 use super::io::{Activity, Stream};
-use super::sse::{self, Takeover};
+use super::sse::Takeover;
 use super::{HttpDoor, error_json, whole_seconds};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
@@ -154,7 +154,7 @@ async fn serve_h1(session: &Session, mut stream: Stream, service: Answers, activ
         let talk = Box::pin(talk_h1(session, stream, service.clone(), activity, &limits));
         stream = match talk.await {
             Talk::Parked(stream) => stream,
-            Talk::TakenOver(stream, takeover) => return Box::pin(sse::carry(stream, *takeover)).await,
+            Talk::TakenOver(stream, takeover) => return takeover.carry(stream, session).await,
             Talk::Closed(reason) => return reason,
         };
         let idle = Duration::from_millis(session.limits().idle_ms_max);
@@ -200,7 +200,10 @@ async fn talk_h1(
                 return Talk::Closed(reason);
             }
             takeover = activity.takeover() => {
-                return Talk::TakenOver(conn.into_parts().io.into_inner(), takeover);
+                let parts = conn.into_parts();
+                let mut stream = parts.io.into_inner();
+                stream.unread(parts.read_buf);
+                return Talk::TakenOver(stream, takeover);
             }
             () = session.closing(), if !stopping => {
                 stopping = true;

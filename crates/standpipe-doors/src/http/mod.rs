@@ -25,14 +25,17 @@ use standpipe_tree::write_json_string;
 
 use self::body::{Content, Reply};
 use self::io::Activity;
+pub(crate) use self::io::{Busy, Stream};
 pub(crate) use self::params::Params;
 use self::rest::Call;
 pub(crate) use self::rest::parse as parse_write;
 use self::route::{Route, route};
-use self::sse::Takeover;
+use self::sse::{TakenBy, Takeover};
 use crate::auth::{Caller, Credentials, Identified};
 use crate::dispatch::Dispatch;
 use crate::fault::{http_refusal, http_status};
+use crate::firebase::websocket::Upgrade;
+use crate::firebase::{self, Sessions};
 
 /// The rules shown while none have been put.
 const DEFAULT_RULES: &str = "{\"rules\":{}}";
@@ -53,6 +56,7 @@ pub struct HttpDoor {
 struct Inner {
     dispatch: Dispatch,
     credentials: Credentials,
+    sessions: Sessions,
     metrics: Metrics,
     /// False while the node starts and stops.
     ready: Arc<AtomicBool>,
@@ -61,7 +65,7 @@ struct Inner {
 impl HttpDoor {
     /// A door over `dispatch`. `ready` is what `/readyz` tells.
     pub fn new(dispatch: Dispatch, credentials: Credentials, metrics: Metrics, ready: Arc<AtomicBool>) -> Self {
-        Self { inner: Arc::new(Inner { dispatch, credentials, metrics, ready }) }
+        Self { inner: Arc::new(Inner { dispatch, credentials, sessions: Sessions::default(), metrics, ready }) }
     }
 }
 
@@ -110,7 +114,12 @@ impl HttpDoor {
         let (parts, content) = answer.into_parts();
         match content {
             Content::Watch(feed) if version < Version::HTTP_2 => {
-                Err(Box::new(Takeover { feed: *feed, version, headers: parts.headers, request: guard, _busy: busy }))
+                let by = TakenBy::Events(*feed);
+                Err(Box::new(Takeover { by, version, headers: parts.headers, request: guard, busy }))
+            }
+            Content::Upgrade(upgrade) => {
+                let by = TakenBy::WebSocket(*upgrade);
+                Err(Box::new(Takeover { by, version, headers: parts.headers, request: guard, busy }))
             }
             content => {
                 if matches!(content, Content::Watch(_)) {
@@ -169,6 +178,7 @@ impl HttpDoor {
                     _ => Ok(not_allowed(METHODS)),
                 }
             }
+            Route::WebSocket => self.websocket(&parts, &params),
             Route::Health => Ok(only_get(|_| text("ok\n"))),
             Route::Ready if inner.ready.load(Ordering::Relaxed) => Ok(only_get(|_| text("ready\n"))),
             Route::Ready => Err(Error::unavailable("the server is starting or stopping")),
@@ -199,6 +209,34 @@ impl HttpDoor {
                 "no such resource; append '.json' to the end of the URL to use the REST API",
             )),
         }
+    }
+
+    /// A session of the Firebase protocol wants the connection.
+    fn websocket(&self, parts: &http::request::Parts, params: &Params<'_>) -> Result<Answer, Error> {
+        if parts.version != Version::HTTP_11 {
+            return Err(Error::bad_request("a WebSocket needs HTTP/1.1"));
+        }
+        let context = self.firebase(parts, params)?;
+        let upgrade = Upgrade::new(&parts.method, &parts.headers, context)?;
+        let mut answer = Response::new(Content::Upgrade(Box::new(upgrade)));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        Ok(answer)
+    }
+
+    /// What a session of the Firebase protocol is about, whatever carries it.
+    fn firebase(&self, parts: &http::request::Parts, params: &Params<'_>) -> Result<firebase::Context, Error> {
+        let inner = &self.inner;
+        let namespace = namespace(params, &parts.headers, parts.uri.host());
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        Ok(firebase::Context {
+            dispatch: inner.dispatch.clone(),
+            credentials: inner.credentials.clone(),
+            database: inner.dispatch.database(namespace.as_deref())?,
+            host: host.unwrap_or_default().to_owned(),
+            id: firebase::registry::new_id(),
+            last_session: params.last_session.as_deref().map(str::to_owned),
+            sessions: inner.sessions.clone(),
+        })
     }
 
     async fn identify(&self, session: &Session, headers: &HeaderMap, params: &Params<'_>) -> Result<Identified, Error> {

@@ -16,6 +16,8 @@ pub(crate) enum Route {
     Databases,
     /// `/.inspect/backup`.
     Backup,
+    /// `/.ws`: a session of the Firebase protocol over a WebSocket.
+    WebSocket,
     /// `/.status`.
     Status,
     /// `/healthz`: the process answers.
@@ -40,6 +42,7 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
         "/metrics" => Route::Metrics,
+        "/.ws" | "/.ws/" => Route::WebSocket,
         "/.status" => Route::Status,
         "/.settings/rules.json" => Route::Rules,
         "/.inspect/databases.json" => Route::Databases,
@@ -102,6 +105,7 @@ mod tests {
         check("/", Ok("Index"));
         check("/metrics", Ok("Metrics"));
         check("/.status", Ok("Status"));
+        check("/.ws/", Ok("WebSocket"));
         check("/a%2Fb.json", Err("'/'"));
         check("/a%ff.json", Err("UTF-8"));
         check("/a.b.json", Err("."));

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::io::{Busy, Stream};
 use crate::dispatch::{Subscription, Update};
+use crate::firebase::websocket::Upgrade;
 
 /// How often a quiet stream says that it is alive. The Python client can't close a stream until
 /// the next event comes.
@@ -147,21 +148,50 @@ fn envelope(path: &str, data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A connection that from here on only carries an event stream.
+/// A connection that from here on is not HTTP any more.
 #[derive(Debug)]
 pub(crate) struct Takeover {
-    pub(crate) feed: Feed,
+    pub(crate) by: TakenBy,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) request: RequestGuard,
-    pub(crate) _busy: Busy,
+    pub(crate) busy: Busy,
+}
+
+/// What takes a connection over.
+#[derive(Debug)]
+pub(crate) enum TakenBy {
+    /// An event stream.
+    Events(Feed),
+    /// A WebSocket.
+    WebSocket(Upgrade),
+}
+
+impl Takeover {
+    /// Serves the connection to its end.
+    pub(super) async fn carry(self, stream: Stream, session: &Session) -> CloseReason {
+        let Self { by, version, headers, request, busy } = self;
+        match by {
+            TakenBy::Events(feed) => Box::pin(carry(stream, feed, version, headers, request, busy)).await,
+            TakenBy::WebSocket(upgrade) => {
+                Box::pin(upgrade.carry(stream, session.clone(), headers, request, busy)).await
+            }
+        }
+    }
 }
 
 /// Sends the stream over HTTP/1.1 until the peer leaves, is too slow, or the server stops.
-pub(super) async fn carry(mut stream: Stream, mut takeover: Takeover) -> CloseReason {
-    let chunked = takeover.version >= Version::HTTP_11;
-    let head = head(&takeover.headers, chunked);
-    takeover.headers = HeaderMap::new();
+async fn carry(
+    mut stream: Stream,
+    mut feed: Feed,
+    version: Version,
+    headers: HeaderMap,
+    mut request: RequestGuard,
+    _busy: Busy,
+) -> CloseReason {
+    let chunked = version >= Version::HTTP_11;
+    let head = head(&headers, chunked);
+    drop(headers);
     let mut frames = VecDeque::from([Frame(head)]);
     let (mut first, mut more) = (true, true);
     loop {
@@ -173,27 +203,27 @@ pub(super) async fn carry(mut stream: Stream, mut takeover: Takeover) -> CloseRe
             frames.push_back(Frame(Bytes::from_static(b"0\r\n\r\n")));
         }
         if send(&mut stream, &mut frames).await.is_err() {
-            takeover.request.end(Outcome::Cancelled);
+            request.end(Outcome::Cancelled);
             return if stream.stalled() { CloseReason::SlowWatcher } else { CloseReason::PeerVanished };
         }
         if !more {
             let _gone = stream.shutdown().await;
-            takeover.request.finished();
+            request.finished();
             return CloseReason::Shutdown;
         }
         first = false;
         frames.shrink_to_fit();
         tokio::select! {
             biased;
-            next = takeover.feed.next(&mut frames) => match next {
+            next = feed.next(&mut frames) => match next {
                 Ok(next) => more = next,
                 Err(error) => {
-                    takeover.request.failed(error.kind().as_str());
+                    request.failed(error.kind().as_str());
                     return CloseReason::Internal;
                 }
             },
             () = left(&mut stream) => {
-                takeover.request.finished();
+                request.finished();
                 return CloseReason::PeerClosed;
             }
         }
