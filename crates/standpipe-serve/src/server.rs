@@ -255,6 +255,41 @@ fn serve<D: Door>(door: Arc<D>, conn: Conn, open: Open) -> impl Future<Output = 
     }
 }
 
+impl Session {
+    /// Begins another connection of the same peer at the same door, which outlives this one: for a conversation that
+    /// travels on many connections, as long polling does. It has its own seat and number and is listed, counted,
+    /// told to close and dropped after `drain_ms` like one that was accepted. `serve` makes what serves it; it is a
+    /// task of the event loop this is called on, and must be called from one of its tasks.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no seat for it.
+    pub fn branch<F>(&self, serve: impl FnOnce(Session) -> F) -> Result<Session, Refusal>
+    where
+        F: Future<Output = CloseReason> + Send + 'static,
+    {
+        let core = self.core();
+        let origin = Origin { session: core.next_session(), peer: self.peer(), door: self.door() };
+        let mut open = Open::new(Session::new(core.clone(), self.door_metrics().clone(), origin));
+        match core.seats.take(origin.door, origin.peer, &core.limits.load()) {
+            Ok(seat) => open.seat = Some(seat),
+            Err(refusal) => {
+                open.reason = Some(CloseReason::Refused(open.session.refused(refusal)));
+                return Err(refusal);
+            }
+        }
+        open.session.emit(Event::Admitted);
+        let session = open.session.clone();
+        let serve = serve(session.clone());
+        let task = core.shutdown.spawn_with_runtime(async move {
+            let said = serve.await;
+            open.close(said);
+        });
+        // As with one that was accepted: the task has not begun.
+        core.registry.enter(session.clone(), task);
+        Ok(session)
+    }
+}
+
 /// Tells one peer "no"; its permit is given back before the end is told.
 async fn refuse<D: Door>(
     door: Arc<D>,

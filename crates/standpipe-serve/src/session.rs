@@ -369,6 +369,10 @@ impl Session {
         &self.0.core
     }
 
+    pub(crate) fn door_metrics(&self) -> &Arc<DoorMetrics> {
+        &self.0.door
+    }
+
     pub(crate) fn vitals(&self) -> &Vitals {
         &self.0.vitals
     }

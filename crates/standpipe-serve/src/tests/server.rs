@@ -21,7 +21,7 @@ use crate::{
 /// Answers each byte: `e` with itself, `j` after a job at the gate, `f` with a flood, `n` never and
 /// deaf to shutdown, `x` with an error, `s` with a flood that the peer must take in time, `w` after
 /// attaching a watcher, `b` after admitting ten bytes of a body; `p` panics, `q` ends the connection,
-/// `k` has it ended. What is refused is answered with `!`.
+/// `k` has it ended, `o` begins one that outlives it. What is refused is answered with `!`.
 pub(super) struct ByteDoor(Gate);
 
 impl Door for ByteDoor {
@@ -67,6 +67,15 @@ impl Door for ByteDoor {
                     }
                     session.output_blocked(false);
                     session.not_due();
+                }
+                b'o' => {
+                    let outlive = |session: Session| async move {
+                        session.closing().await;
+                        CloseReason::Shutdown
+                    };
+                    if session.branch(outlive).is_err() {
+                        byte[0] = b'!';
+                    }
                 }
                 b'w' => match session.watch_permit() {
                     Ok(permit) => watchers.push(permit),
@@ -309,6 +318,26 @@ async fn what_does_not_end_is_dropped_after_the_drain_time() {
     assert_eq!((snapshot.closed_by_reason["aborted"], snapshot.closed_by_reason["shutdown"]), (2, 1));
     assert_eq!(snapshot.cancelled, 2);
     assert_eq!((snapshot.balanced(), snapshot.tasks, seats.counts()), (true, 0, (0, 0, 0)));
+}
+
+#[tokio::test]
+async fn a_branch_outlives_its_connection_and_is_a_connection_to_everybody_else() {
+    let mut stand = Stand::new(Limits { connections_per_peer_max: 3, ..Limits::default() });
+    let mut trunk = stand.connect("10.0.0.1").await;
+    assert_eq!((ask(&mut trunk, b'o').await, ask(&mut trunk, b'o').await), (b'o', b'o'));
+    assert_eq!(ask(&mut trunk, b'o').await, b'!', "three seats are taken");
+    drop(trunk);
+    until("only its branches are left", || stand.snapshot().open == 2).await;
+    let branches = stand.server.sessions();
+    assert_eq!(branches.iter().map(|info| info.door).collect::<Vec<_>>(), ["bytes", "bytes"]);
+    assert!(stand.server.kick(branches[0].id));
+    until("one is closed", || stand.snapshot().open == 1).await;
+    let (seats, metrics) = (stand.server.core_for_tests().seats.clone(), stand.metrics.clone());
+    assert!(within(stand.server.stop()).await.clean);
+    let snapshot = metrics.snapshot();
+    let reasons: Vec<_> = snapshot.closed_by_reason.iter().map(|(name, count)| (*name, *count)).collect();
+    assert_eq!(reasons, [("kicked", 1), ("peer_closed", 1), ("refused", 1), ("shutdown", 1)]);
+    assert_eq!((snapshot.balanced(), seats.counts()), (true, (0, 0, 0)));
 }
 
 #[tokio::test]
