@@ -269,7 +269,7 @@ impl Session {
     {
         let core = self.core();
         let origin = Origin { session: core.next_session(), peer: self.peer(), door: self.door() };
-        let mut open = Open::new(Session::new(core.clone(), self.door_metrics().clone(), origin));
+        let mut open = Open::new(Session::new(core.clone(), self.door_metrics().clone(), origin, self.secure()));
         match core.seats.take(origin.door, origin.peer, &core.limits.load()) {
             Ok(seat) => open.seat = Some(seat),
             Err(refusal) => {
