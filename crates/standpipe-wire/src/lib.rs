@@ -3,6 +3,7 @@
 
 pub mod firebase;
 pub mod line;
+pub mod longpoll;
 pub mod resp;
 pub mod sse;
 pub mod websocket;
