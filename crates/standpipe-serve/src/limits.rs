@@ -156,6 +156,15 @@ limits! {
     /// Silence after which a session of the Firebase protocol is lost, in milliseconds: clients say every
     /// 45 s that they are there. Default 75,000. Later: closed, and what it left for its end is done.
     ws_silence_ms_max: u64 = 75_000;
+    /// Time that a request of long polling waits for news, in milliseconds. Default 20,000, under the 25 s after which
+    /// clients ask again. Later: answered with nothing.
+    poll_hold_ms_max: u64 = 20_000;
+    /// Time without a request after which a session by long polling is lost, in milliseconds. Default 60,000. Later:
+    /// closed, and what it left for its end is done.
+    poll_silence_ms_max: u64 = 60_000;
+    /// Bytes that wait in a session by long polling, either way, beside the message that made them so many. Default
+    /// 1 MiB. Over it: who brings more waits.
+    poll_buffer_bytes_max: usize = MIB;
     /// Bytes of one message over a WebSocket. Default 64 MiB. Over it: closed with code 1009.
     ws_message_bytes_max: usize = 64 * MIB;
     /// Listens of one session of the Firebase protocol. Default 20,000. Over it: the listen is refused.
@@ -233,7 +242,8 @@ pub enum LimitsError {
 }
 
 /// Pairs of which the first must not exceed the second.
-const ORDERED: [(&str, &str); 10] = [
+const ORDERED: [(&str, &str); 11] = [
+    ("poll_hold_ms_max", "poll_silence_ms_max"),
     ("workers_min", "workers_max"),
     ("request_body_bytes_max", "bodies_bytes_in_flight_max"),
     ("request_body_bytes_max", "queue_bytes_max"),

@@ -447,7 +447,9 @@ mod tests {
             "id=a&pw=b&seg0=8&ts0=2&d0=AA..&d1=&seg1=9&ts1=2&domain=x&seg=1",
             Ok(Request::Poll { who, pieces: vec![piece(8, "AA.."), piece(9, "")] }),
         );
-        for wrong in ["seg1=0", "seg0=1&ts0=1", "seg0=x&ts0=1&d0=", "seg0=-1&ts0=1&d0=", "d99999999999999999999=", "d7="] {
+        for wrong in
+            ["seg1=0", "seg0=1&ts0=1", "seg0=x&ts0=1&d0=", "seg0=-1&ts0=1&d0=", "d99999999999999999999=", "d7="]
+        {
             let query = format!("id=a&pw=b&{wrong}");
             let expected = match wrong {
                 // No number at all.

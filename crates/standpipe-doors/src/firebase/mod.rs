@@ -1,7 +1,10 @@
 //! The Firebase door: sessions of the Realtime Database protocol (firebase-rtdb §4 to §7, §12), which ride
 //! on the HTTP door's port. A [`session`] knows no transport; a [`session::Link`] carries its messages, over a
-//! WebSocket here.
+//! [`websocket`] or by long polling ([`poll`]).
 
+mod poll;
+pub(crate) mod poll_http;
+mod poll_move;
 pub(crate) mod registry;
 pub(crate) mod session;
 pub(crate) mod websocket;
@@ -10,6 +13,7 @@ use std::sync::Arc;
 
 use standpipe_engine::Database;
 
+pub(crate) use self::poll::Polls;
 pub(crate) use self::registry::Sessions;
 use crate::auth::Credentials;
 use crate::dispatch::Dispatch;

@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Context;
+use super::poll_move::carry_on;
 use super::session::{self, Incoming, Link};
+use super::{Context, Polls};
 use crate::commands::scratch::{TURN_BYTES, with_scratch};
 use crate::http::{Busy, Stream};
 
@@ -32,6 +33,8 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Upgrade {
     context: Context,
+    /// The session to carry on, and among which it is.
+    began: Option<(Polls, String)>,
     accept: String,
 }
 
@@ -40,7 +43,12 @@ impl Upgrade {
     ///
     /// # Errors
     /// `BadRequest` for what is not a WebSocket handshake.
-    pub(crate) fn new(method: &Method, headers: &HeaderMap, context: Context) -> Result<Self, Error> {
+    pub(crate) fn new(
+        method: &Method,
+        headers: &HeaderMap,
+        context: Context,
+        began: Option<(Polls, String)>,
+    ) -> Result<Self, Error> {
         let has = |name, wanted: &str| {
             let words = headers.get_all(name).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
             words.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
@@ -51,7 +59,7 @@ impl Upgrade {
             && has(header::UPGRADE, "websocket")
             && has(header::SEC_WEBSOCKET_VERSION, "13");
         match key {
-            Some(key) if asked => Ok(Self { context, accept: derive_accept_key(key.as_bytes()) }),
+            Some(key) if asked => Ok(Self { context, began, accept: derive_accept_key(key.as_bytes()) }),
             _ => Err(Error::bad_request(
                 "this is a WebSocket: ask for it with GET over HTTP/1.1, 'Upgrade: websocket' and version 13",
             )),
@@ -71,7 +79,10 @@ impl Upgrade {
         link.out = self.head(&headers);
         request.finished();
         drop((request, busy, headers));
-        session::serve(link, session, self.context).await
+        match self.began {
+            None => session::serve(link, session, self.context).await,
+            Some((polls, id)) => carry_on(&polls, &id, &self.context.database, &self.context.host, link, session).await,
+        }
     }
 
     fn head(&self, headers: &HeaderMap) -> Vec<u8> {

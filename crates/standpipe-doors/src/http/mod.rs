@@ -35,7 +35,7 @@ use crate::auth::{Caller, Credentials, Identified};
 use crate::dispatch::Dispatch;
 use crate::fault::{http_refusal, http_status};
 use crate::firebase::websocket::Upgrade;
-use crate::firebase::{self, Sessions};
+use crate::firebase::{self, Polls, Sessions};
 
 /// The rules shown while none have been put.
 const DEFAULT_RULES: &str = "{\"rules\":{}}";
@@ -57,6 +57,7 @@ struct Inner {
     dispatch: Dispatch,
     credentials: Credentials,
     sessions: Sessions,
+    polls: Polls,
     metrics: Metrics,
     /// False while the node starts and stops.
     ready: Arc<AtomicBool>,
@@ -65,7 +66,8 @@ struct Inner {
 impl HttpDoor {
     /// A door over `dispatch`. `ready` is what `/readyz` tells.
     pub fn new(dispatch: Dispatch, credentials: Credentials, metrics: Metrics, ready: Arc<AtomicBool>) -> Self {
-        Self { inner: Arc::new(Inner { dispatch, credentials, sessions: Sessions::default(), metrics, ready }) }
+        let (sessions, polls) = (Sessions::default(), Polls::default());
+        Self { inner: Arc::new(Inner { dispatch, credentials, sessions, polls, metrics, ready }) }
     }
 }
 
@@ -179,6 +181,11 @@ impl HttpDoor {
                 }
             }
             Route::WebSocket => self.websocket(&parts, &params),
+            Route::LongPoll => match method {
+                // A page that goes away can only post.
+                Method::GET | Method::POST => Box::pin(self.long_poll(session, &parts, &params)).await,
+                _ => Ok(not_allowed("GET, HEAD, POST")),
+            },
             Route::Health => Ok(only_get(|_| text("ok\n"))),
             Route::Ready if inner.ready.load(Ordering::Relaxed) => Ok(only_get(|_| text("ready\n"))),
             Route::Ready => Err(Error::unavailable("the server is starting or stopping")),
@@ -217,9 +224,26 @@ impl HttpDoor {
             return Err(Error::bad_request("a WebSocket needs HTTP/1.1"));
         }
         let context = self.firebase(parts, params)?;
-        let upgrade = Upgrade::new(&parts.method, &parts.headers, context)?;
+        let began = params.session.as_deref().map(|id| (self.inner.polls.clone(), id.to_owned()));
+        let upgrade = Upgrade::new(&parts.method, &parts.headers, context, began)?;
         let mut answer = Response::new(Content::Upgrade(Box::new(upgrade)));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        Ok(answer)
+    }
+
+    /// One request of a session of the Firebase protocol that travels by long polling.
+    async fn long_poll(
+        &self,
+        session: &Session,
+        parts: &http::request::Parts,
+        params: &Params<'_>,
+    ) -> Result<Answer, Error> {
+        let query = parts.uri.query().unwrap_or_default();
+        let context = || self.firebase(parts, params);
+        let (media, body) = firebase::poll_http::answer(&self.inner.polls, session, query, context).await?;
+        let mut answer = Response::new(Content::Full(body.into()));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Ok(answer)
     }
 
@@ -227,7 +251,8 @@ impl HttpDoor {
     fn firebase(&self, parts: &http::request::Parts, params: &Params<'_>) -> Result<firebase::Context, Error> {
         let inner = &self.inner;
         let namespace = namespace(params, &parts.headers, parts.uri.host());
-        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+        let host = authority.or_else(|| parts.headers.get(header::HOST)?.to_str().ok());
         Ok(firebase::Context {
             dispatch: inner.dispatch.clone(),
             credentials: inner.credentials.clone(),

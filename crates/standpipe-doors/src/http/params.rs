@@ -28,6 +28,8 @@ pub(crate) enum Print {
 pub(crate) struct Params<'a> {
     /// `ns`.
     pub(crate) namespace: Option<Cow<'a, str>>,
+    /// `s`: the session that a WebSocket is to carry on.
+    pub(crate) session: Option<Cow<'a, str>>,
     /// `ls`: the session of the Firebase protocol that the client had before.
     pub(crate) last_session: Option<Cow<'a, str>>,
     /// `auth` or `access_token`.
@@ -64,6 +66,7 @@ impl Default for Params<'_> {
     fn default() -> Self {
         Self {
             namespace: None,
+            session: None,
             last_session: None,
             credential: None,
             auth_override: None,
@@ -95,6 +98,7 @@ impl<'a> Params<'a> {
             let (name, value) = (decode(name)?, decode(value)?);
             match &*name {
                 "ns" => params.namespace = Some(value),
+                "s" => params.session = Some(value),
                 "ls" => params.last_session = Some(value),
                 "auth" | "access_token" => params.credential = Some(value),
                 "auth_variable_override" => params.auth_override = Some(value),

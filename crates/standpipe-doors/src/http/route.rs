@@ -18,6 +18,8 @@ pub(crate) enum Route {
     Backup,
     /// `/.ws`: a session of the Firebase protocol over a WebSocket.
     WebSocket,
+    /// `/.lp`: the same by long polling.
+    LongPoll,
     /// `/.status`.
     Status,
     /// `/healthz`: the process answers.
@@ -43,6 +45,7 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
         "/readyz" => Route::Ready,
         "/metrics" => Route::Metrics,
         "/.ws" | "/.ws/" => Route::WebSocket,
+        "/.lp" | "/.lp/" => Route::LongPoll,
         "/.status" => Route::Status,
         "/.settings/rules.json" => Route::Rules,
         "/.inspect/databases.json" => Route::Databases,
