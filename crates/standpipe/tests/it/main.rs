@@ -25,6 +25,7 @@ mod reload;
 mod resp;
 mod rest;
 mod script;
+mod sdk;
 mod shutdown;
 mod stream;
 mod support;
