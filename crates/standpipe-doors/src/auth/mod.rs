@@ -68,6 +68,11 @@ impl Credentials {
         Self(Arc::new(Inner::AdminToken(token.into())))
     }
 
+    /// Whether the emulator's conventions hold.
+    pub(crate) fn is_emulator(&self) -> bool {
+        matches!(&*self.0, Inner::Emulator)
+    }
+
     /// Who the caller is. Waits only where a key set has to be fetched first.
     ///
     /// # Errors

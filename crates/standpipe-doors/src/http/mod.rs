@@ -189,6 +189,11 @@ impl HttpDoor {
             Route::Health => Ok(only_get(|_| text("ok\n"))),
             Route::Ready if inner.ready.load(Ordering::Relaxed) => Ok(only_get(|_| text("ready\n"))),
             Route::Ready => Err(Error::unavailable("the server is starting or stopping")),
+            Route::Emulators if inner.credentials.is_emulator() && method == Method::GET => {
+                let own = parts.uri.authority().map(http::uri::Authority::as_str);
+                let host = own.or_else(|| parts.headers.get(header::HOST)?.to_str().ok());
+                operations::emulators(host.unwrap_or_default())
+            }
             Route::Index => Ok(only_get(|_| text(operations::INDEX))),
             Route::Metrics => Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics))),
             Route::Rules | Route::Databases | Route::Backup | Route::Status => {
@@ -211,7 +216,7 @@ impl HttpDoor {
                     _ => Ok(not_allowed("GET, HEAD")),
                 }
             }
-            Route::Unknown => Err(Error::new(
+            Route::Emulators | Route::Unknown => Err(Error::new(
                 ErrorKind::NotFound,
                 "no such resource; append '.json' to the end of the URL to use the REST API",
             )),

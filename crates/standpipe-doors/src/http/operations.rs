@@ -139,6 +139,22 @@ fn tempfile_in(dir: &std::path::Path) -> Result<std::fs::File, Error> {
         .map_err(|error| Error::unavailable("cannot write the backup's temporary file").with_cause(error))
 }
 
+/// What the emulators' hub answers to who asks which emulators run: the database, at the address that the
+/// caller has used, and ourselves.
+///
+/// # Errors
+/// `BadRequest` where `host` is no address.
+pub(super) fn emulators(host: &str) -> Result<Answer, Error> {
+    let no_address = |_| Error::bad_request("the Host header is no HOST:PORT");
+    let authority: http::uri::Authority = host.parse().map_err(no_address)?;
+    let address = |name: &str| {
+        let host = authority.host().trim_matches(['[', ']']);
+        serde_json::json!({ "name": name, "host": host, "port": authority.port_u16().unwrap_or(80) })
+    };
+    let json = serde_json::json!({ "hub": address("hub"), "database": address("database") });
+    Ok(json_answer(Content::Full(json.to_string().into())))
+}
+
 /// Everything there is to measure, in Prometheus' text format.
 pub(super) fn metrics(engine: &Arc<Engine>, metrics: &Metrics) -> Answer {
     let mut registry = Registry::with_prefix("standpipe");

@@ -20,6 +20,8 @@ pub(crate) enum Route {
     WebSocket,
     /// `/.lp`: the same by long polling.
     LongPoll,
+    /// `/emulators`: where tests that look for the emulators' hub find the database.
+    Emulators,
     /// `/.status`.
     Status,
     /// `/healthz`: the process answers.
@@ -50,6 +52,7 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
         "/.settings/rules.json" => Route::Rules,
         "/.inspect/databases.json" => Route::Databases,
         "/.inspect/backup" => Route::Backup,
+        "/emulators" => Route::Emulators,
         path => match path.strip_suffix(".json") {
             Some(path) => Route::Tree(location(path)?),
             None => Route::Unknown,
