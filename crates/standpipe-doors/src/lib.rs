@@ -13,7 +13,7 @@ mod pipe;
 mod render;
 mod resp;
 
-pub use crate::auth::{Caller, Credentials, Identified};
+pub use crate::auth::{Algorithm, Authority, Caller, Credentials, Identified, Issuer, Key, SECRET_BYTES_MIN};
 pub use crate::dispatch::Dispatch;
 pub use crate::http::HttpDoor;
 pub use crate::line::{LineDoor, page as line_commands};

@@ -171,6 +171,17 @@ limits! {
     listens_per_session_max: usize = 20_000;
     /// Bytes of messages (`PUBLISH`) waiting for one subscriber. Default 1 MiB. Over it: the subscriber is closed.
     mailbox_bytes_max: usize = MIB;
+    /// Bytes of a token. Default 16 KiB. Over it: the credential is refused.
+    token_bytes_max: usize = 16 * KIB;
+    /// Verified tokens remembered, so that their signatures are not checked again. Default 4,096.
+    verified_tokens_max: usize = 4_096;
+    /// Bytes of a key set of a token issuer. Default 256 KiB. Over it: the fetch has failed.
+    key_set_bytes_max: usize = 256 * KIB;
+    /// Time for fetching a key set, in milliseconds. Default 10,000. Later: the fetch has failed, and is tried again.
+    key_set_fetch_ms_max: u64 = 10_000;
+    /// Age beyond a key set's own max-age up to which it is used while its provider can't be reached, in
+    /// seconds. Default 86,400. Later: tokens that need it are refused until it can be fetched.
+    key_set_stale_s_max: u64 = 86_400;
 
     /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
     /// with a retry hint.

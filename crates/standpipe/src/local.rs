@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use standpipe_doors::Credentials;
+use standpipe_doors::Authority;
 use standpipe_engine::{Committed, Database, Databases, Identity, Intent, Op, database_names};
 use standpipe_serve::Limits;
 use standpipe_tree::Rows;
@@ -44,7 +44,8 @@ impl Folder {
         let limits = Limits::default();
         let config = standpipe_engine::EngineConfig { databases: Databases::OnDemand, ..with_limits(dir, &limits) };
         let token = standpipe_engine::random_token();
-        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), Credentials::admin_token(token.clone()))?;
+        let authority = Authority { admin_token: Some(token.clone()), ..Authority::default() };
+        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), authority)?;
         let database = node.engine().database(name)?;
         let access = AccessArgs { db: Some(name.to_owned()), token: Some(token), token_file: None };
         let client = Client::new(&node.url(), &access)?;

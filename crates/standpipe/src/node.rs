@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use standpipe_doors::{Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
+use standpipe_doors::{Authority, Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig};
 use standpipe_serve::{BindError, Limits, Server, ServerConfig, SocketListener};
 #[cfg(unix)]
@@ -59,13 +59,14 @@ impl Node {
         config: EngineConfig,
         limits: Limits,
         listen: Listen<'_>,
-        credentials: Credentials,
+        authority: Authority,
     ) -> Result<Self> {
         raise_descriptor_limit();
         keep_pages_small();
         let engine = Arc::new(Engine::open(config, Arc::new(stop_at_once))?);
         let server =
             Server::start(ServerConfig { limits, cores: None }).map_err(|error| Failure::failed(error.to_string()))?;
+        let credentials = Credentials::new(authority, server.limits());
         let (listeners, _) = bind(listen.http, &server)?;
         let address = listeners.first().and_then(SocketListener::local_addr);
         let address = address.ok_or_else(|| Failure::failed(format!("{}: no address was bound", listen.http)))?;
@@ -164,7 +165,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             config::RespSeparator::Colon => Separator::Colon,
         },
     };
-    let mut node = Node::start(engine, values.limits.clone(), listen, token.credentials())?;
+    let mut node = Node::start(engine, values.limits.clone(), listen, token.authority())?;
     let url = node.url();
     load(settings, &node, &token)?;
     node.open_pipes(&values.pipe)?;
@@ -325,10 +326,11 @@ impl Token {
         Ok(Self::Kept { secret, file, announced: std::cell::Cell::new(None) })
     }
 
-    fn credentials(&self) -> Credentials {
+    /// Whom this token makes an administrator of.
+    fn authority(&self) -> Authority {
         match self {
-            Self::Emulator => Credentials::emulator(),
-            Self::Kept { secret, .. } => Credentials::admin_token(secret.clone()),
+            Self::Emulator => Authority { emulator: true, ..Authority::default() },
+            Self::Kept { secret, .. } => Authority { admin_token: Some(secret.clone()), ..Authority::default() },
         }
     }
 

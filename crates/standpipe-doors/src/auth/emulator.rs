@@ -22,8 +22,8 @@ fn unsigned(token: &str) -> Option<Identity> {
         return None;
     }
     let claims = decode(claims)?;
-    let uid = ["uid", "user_id", "sub"].iter().find_map(|name| claims.get(name)?.as_str())?.to_owned();
-    Some(user(&uid, claims))
+    let uid = ["user_id", "sub", "uid"].iter().find_map(|name| claims.get(name)?.as_str())?.to_owned();
+    Some(user(&uid, claims, Value::Null))
 }
 
 fn decode(part: &str) -> Option<Value> {

@@ -195,7 +195,9 @@ impl HttpDoor {
                 operations::emulators(host.unwrap_or_default())
             }
             Route::Index => Ok(only_get(|_| text(operations::INDEX))),
-            Route::Metrics => Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics))),
+            Route::Metrics => {
+                Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics, &inner.credentials)))
+            }
             Route::Rules | Route::Databases | Route::Backup | Route::Status => {
                 let Identified { identity, .. } = identify().await?;
                 // How it is doing is no secret of a server that shows everybody its data.

@@ -22,6 +22,7 @@ use standpipe_tree::write_json_string;
 use super::body::{Content, receive};
 use super::io::Activity;
 use super::{Answer, json_answer, request_deadline};
+use crate::auth::Credentials;
 use crate::dispatch::{Dispatch, Write, run};
 
 /// What `GET /` says.
@@ -156,10 +157,11 @@ pub(super) fn emulators(host: &str) -> Result<Answer, Error> {
 }
 
 /// Everything there is to measure, in Prometheus' text format.
-pub(super) fn metrics(engine: &Arc<Engine>, metrics: &Metrics) -> Answer {
+pub(super) fn metrics(engine: &Arc<Engine>, metrics: &Metrics, credentials: &Credentials) -> Answer {
     let mut registry = Registry::with_prefix("standpipe");
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Databases(engine.databases())));
+    registry.register_collector(Box::new(credentials.clone()));
     let mut out = String::new();
     // Writing to a string does not fail.
     let _infallible = encode(&mut out, &registry);
