@@ -205,7 +205,7 @@ impl Credentials {
 
     /// Whether the emulator's conventions hold.
     pub(crate) fn is_emulator(&self) -> bool {
-        matches!(&*self.0, Inner::Emulator)
+        self.0.authority.load().emulator
     }
 
     /// Who the caller is. Waits only where a key set has to be fetched first.
