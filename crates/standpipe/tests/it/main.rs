@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "all of this crate is test code")]
 
+mod browser;
 mod cities;
 mod cli;
 mod conformance;
