@@ -100,6 +100,11 @@ impl Conn {
         &self.stream
     }
 
+    /// The socket, and what was received and not taken, for another protocol.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
+
     /// Sends bytes as they are.
     ///
     /// # Errors

@@ -6,12 +6,14 @@ pub mod baseline;
 pub mod http;
 pub mod lines;
 pub mod server;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 
 pub use baseline::Baseline;
 pub use lines::Lines;
 pub use server::{Launch, Server, binary, tool};
+pub use websocket::WebSocket;
 
 /// How long a wait may take before a test gives up. Generous: machines of CI are slow and shared.
 pub const LIMIT: Duration = Duration::from_secs(30);
