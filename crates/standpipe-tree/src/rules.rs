@@ -2,32 +2,46 @@
 //! judges reads and writes of a [`Tree`].
 //!
 //! Pure: no clock, no store, no logger. Administrators never get here; which requests are judged, and on
-//! which snapshot, is the engine's.
+//! which snapshot, is the engine's. The way of a text: `source` reads JSON with comments, `lex` and `ast`
+//! read expressions, `check` refuses what can't be right and makes `code`. The way of a question: `decide`
+//! walks the rules, `eval` evaluates, `after` looks at the tree as a change will leave it.
 
+mod after;
+mod ast;
+mod check;
+mod code;
 mod compile;
+mod coverage;
+mod decide;
 mod error;
+mod eval;
 mod index;
+mod lex;
 pub mod limits;
+mod pattern;
 mod source;
 mod tree;
+mod value;
 mod verdict;
 
+pub use check::{METHODS, Method as LanguageMethod, VARIABLES};
 pub use error::{DIAGNOSTICS_MAX, Diagnostic, RulesError};
 pub use index::{IndexRule, IndexSegment};
 pub use tree::Tree;
 pub use verdict::{Denial, Method, Request, RuleKind, Verdict};
 
 use crate::change::Change;
-use crate::key::segment_len;
 use crate::path::Path;
 use crate::query::{IndexTree, OrderBy};
-use compile::{Expression, RuleNode};
+use code::Code;
+use compile::{Compiled, RuleNode};
 
 /// Compiled rules: immutable but for their coverage counters.
 #[derive(Debug)]
 pub struct RuleSet {
     text: String,
     root: RuleNode,
+    code: Code,
     indexes: Vec<IndexRule>,
 }
 
@@ -37,13 +51,18 @@ impl RuleSet {
     /// # Errors
     /// Everything that is wrong with it, up to [`DIAGNOSTICS_MAX`] things.
     pub fn compile(text: &str) -> Result<RuleSet, RulesError> {
-        let (root, indexes) = compile::compile(text)?;
-        Ok(RuleSet { text: text.to_owned(), root, indexes })
+        let Compiled { root, code, indexes } = compile::compile(text)?;
+        Ok(RuleSet { text: text.to_owned(), root, code, indexes })
     }
 
     /// The source as it was given, comments included.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// How many `.read`, `.write` and `.validate` rules there are.
+    pub fn rule_count(&self) -> usize {
+        self.code.rules.len()
     }
 
     /// Every index that `.indexOn` declares, in an order that depends on nothing but what is declared.
@@ -76,44 +95,24 @@ impl RuleSet {
     ///
     /// # Errors
     /// Only those of the tree.
-    pub fn read<T: Tree>(&self, request: &Request<'_>, _tree: &T, path: &Path) -> Result<Verdict, T::Error> {
-        let encoded = path.encode();
-        Ok(granted(&self.root, &encoded, |node| node.read.as_ref(), request))
+    pub fn read<T: Tree>(&self, request: &Request<'_>, tree: &T, path: &Path) -> Result<Verdict, T::Error> {
+        decide::read(self, request, tree, path)
     }
 
     /// May `change`, whose server values are resolved, be made to the tree `before`?
     ///
     /// # Errors
     /// Only those of the tree.
-    pub fn write<T: Tree>(&self, request: &Request<'_>, _before: &T, change: &Change) -> Result<Verdict, T::Error> {
-        for write in &change.writes {
-            let encoded = write.location.path().encode();
-            if granted(&self.root, &encoded, |node| node.write.as_ref(), request) != Verdict::Allowed {
-                return Ok(Verdict::Denied(None));
-            }
-        }
-        Ok(Verdict::Allowed)
+    pub fn write<T: Tree>(&self, request: &Request<'_>, before: &T, change: &Change) -> Result<Verdict, T::Error> {
+        decide::write(self, request, before, change)
     }
 
-    /// How often each expression was evaluated, and to what.
+    /// How often each expression, and each part of it, was evaluated to what, by requests with
+    /// [`Request::trace`]: `{"rules": [{path, rule, line, column, expression, counts, parts}]}`.
     pub fn coverage(&self) -> serde_json::Value {
-        serde_json::Value::Null
+        coverage::report(self)
     }
 }
 
-fn granted(
-    root: &RuleNode,
-    path: &[u8],
-    rule: impl Fn(&RuleNode) -> Option<&Expression>,
-    request: &Request<'_>,
-) -> Verdict {
-    let (mut node, mut rest) = (root, path);
-    loop {
-        if rule(node).is_some_and(|rule| rule.holds(request)) {
-            return Verdict::Allowed;
-        }
-        let Some(len) = segment_len(rest) else { return Verdict::Denied(None) };
-        let Some(child) = node.child(&rest[..len]) else { return Verdict::Denied(None) };
-        (node, rest) = (child, &rest[len..]);
-    }
-}
+#[cfg(test)]
+mod tests;

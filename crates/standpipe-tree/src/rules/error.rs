@@ -81,22 +81,65 @@ impl Problems {
         }
         let mut problems = self.0;
         problems.sort_by_key(|problem| problem.span.start);
-        let diagnostics = problems.into_iter().map(|problem| placed(problem, text)).collect();
+        let places = Places::new(text);
+        let diagnostics = problems.into_iter().map(|problem| placed(problem, &places)).collect();
         Err(RulesError { diagnostics })
     }
 }
 
-fn placed(Problem { span, message, help }: Problem, text: &str) -> Diagnostic {
-    let (line, column) = place(text, span.start);
+fn placed(Problem { span, message, help }: Problem, places: &Places<'_>) -> Diagnostic {
+    let (line, column) = places.at(span.start);
     Diagnostic { span, line, column, message, help }
 }
 
-/// Line and column, both from 1, of a byte of `text`.
-pub(super) fn place(text: &str, at: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
-    let line = memchr::memchr_iter(b'\n', before).count() + 1;
-    // Characters are counted by their first bytes.
-    let column = before[line_start..].iter().filter(|&&byte| byte & 0xC0 != 0x80).count() + 1;
-    (line, column)
+/// Lines and columns of a text, without reading it all again for each.
+pub(super) struct Places<'a> {
+    text: &'a [u8],
+    /// Line and column of every byte that is a multiple of [`MARK_BYTES`].
+    marks: Vec<(usize, usize)>,
+}
+
+const MARK_BYTES: usize = 1024;
+
+impl<'a> Places<'a> {
+    pub(super) fn new(text: &'a str) -> Places<'a> {
+        let mut places = Places { text: text.as_bytes(), marks: vec![(1, 1)] };
+        while places.marks.len() * MARK_BYTES <= text.len() {
+            let next = places.at(places.marks.len() * MARK_BYTES);
+            places.marks.push(next);
+        }
+        places
+    }
+
+    /// Line and column, both from 1, of a byte of the text.
+    pub(super) fn at(&self, at: usize) -> (usize, usize) {
+        let at = at.min(self.text.len());
+        let mark = (at / MARK_BYTES).min(self.marks.len() - 1);
+        let (mut line, mut column) = self.marks[mark];
+        for &byte in &self.text[mark * MARK_BYTES..at] {
+            if byte == b'\n' {
+                (line, column) = (line + 1, 1);
+            } else {
+                // Characters are counted by their first bytes.
+                column += usize::from(byte & 0xC0 != 0x80);
+            }
+        }
+        (line, column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let text = format!("ab\né😀x{}\n{}y", "z".repeat(3 * MARK_BYTES), "é".repeat(MARK_BYTES));
+        let places = Places::new(&text);
+        for (at, expected) in [(0, (1, 1)), (2, (1, 3)), (3, (2, 1)), (5, (2, 2)), (9, (2, 3))] {
+            assert_eq!(places.at(at), expected, "{at}");
+        }
+        assert_eq!(places.at(text.len()), (3, MARK_BYTES + 2));
+        assert_eq!(places.at(usize::MAX), (3, MARK_BYTES + 2));
+    }
 }

@@ -14,12 +14,14 @@ pub const EXPRESSION_NODES_MAX: usize = 200_000;
 /// The longest regular expression, in bytes.
 pub const REGEX_BYTES_MAX: usize = 4 << 10;
 /// The most memory one compiled regular expression may take, in bytes.
-pub const REGEX_COMPILED_BYTES_MAX: usize = 1 << 20;
+pub const REGEX_COMPILED_BYTES_MAX: usize = 256 << 10;
 /// The most regular expressions in a text.
-pub const REGEXES_MAX: usize = 1_000;
+pub const REGEXES_MAX: usize = 200;
+/// The most indexes that `.indexOn` may declare in a text.
+pub const INDEXES_MAX: usize = 1_000;
 /// The longest text an expression may make by `+` or `replace`, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 /// What a decision may cost, in steps: an operator is one, a look into the tree sixteen, and 32 bytes of text are one.
 pub const STEPS_MAX: u64 = 2_000_000;
 /// What each row written adds to [`STEPS_MAX`].
-pub const STEPS_PER_ROW: u64 = 2_000;
+pub const STEPS_PER_ROW: u64 = 500;

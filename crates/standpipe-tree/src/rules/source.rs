@@ -20,6 +20,12 @@ pub(super) struct Text {
 }
 
 impl Text {
+    /// A word that stands in the source as it is.
+    pub(super) fn word(text: String, span: Range<usize>) -> Text {
+        let breaks = vec![(0, span.start)];
+        Text { text, span, breaks }
+    }
+
     /// Where a range of `text` is in the source.
     pub(super) fn source(&self, range: Range<usize>) -> Range<usize> {
         let start = self.source_at(range.start);
