@@ -1,16 +1,19 @@
-//! `apply`: a total, pure function of (tree, effect). No rules, clock, randomness or
+//! `apply`: a total, pure function of (state, effect). No rules, clock, randomness or
 //! configuration, so the same records make the same tree on any node; only the store itself can
 //! stop it.
 
 use std::cmp::Ordering;
 use std::hash::Hasher as _;
+use std::sync::Arc;
 
 use heed::{PutFlags, RoTxn, RwTxn};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
-use standpipe_tree::{Change, ChangeKind, Location, Path, Rows, is_priority_key};
+use standpipe_tree::{Change, ChangeKind, IndexTree, Location, Path, Rows, is_priority_key};
 
+use crate::index::{self, Moving};
 use crate::lease::armed_value;
 use crate::record::Effect;
+use crate::rules::Rules;
 use crate::store::keys::{lease_key, prefix_end, range_from, tree_key};
 use crate::store::{State, Store, Table};
 
@@ -19,10 +22,16 @@ pub(crate) const PRIORITY_MARK: u8 = 0;
 
 /// Writes `effect` and keeps the digest and the row count of `state` true. Says whether anything
 /// changed: a write that changes nothing is acknowledged but makes no record.
-pub(crate) fn apply(store: &Store, txn: &mut RwTxn, state: &mut State, effect: &Effect) -> heed::Result<bool> {
+pub(crate) fn apply(
+    store: &Store,
+    txn: &mut RwTxn,
+    state: &mut State,
+    rules: &mut Arc<Rules>,
+    effect: &Effect,
+) -> heed::Result<bool> {
     match effect {
-        Effect::Change(change) => Apply { tree: store.tree, txn, state }.change(change),
-        Effect::Rules(text) => store.put_rules(txn, text).map(|()| true),
+        Effect::Change(change) => Apply { store, tree: store.tree, indexes: &rules.indexes, txn, state }.change(change),
+        Effect::Rules(text) => put_rules(store, txn, state, rules, text),
         Effect::Arm(lease, identity, change) => {
             let mut armed = false;
             for write in &change.writes {
@@ -34,6 +43,34 @@ pub(crate) fn apply(store: &Store, txn: &mut RwTxn, state: &mut State, effect: &
         Effect::Disarm(lease, path) => clear_below(&store.leases, txn, &lease_key(*lease, &path.encode())),
         Effect::Release(lease) => clear_below(&store.leases, txn, &lease_key(*lease, &[])),
     }
+}
+
+/// Stores rules and brings the indexes to what they declare. `rules` are those in force before, and after.
+fn put_rules(
+    store: &Store,
+    txn: &mut RwTxn,
+    state: &mut State,
+    rules: &mut Arc<Rules>,
+    text: &str,
+) -> heed::Result<bool> {
+    if state.rules_version > 0 && store.has_rules(txn, text)? {
+        return Ok(false);
+    }
+    store.put_rules(txn, text)?;
+    state.rules_version += 1;
+    let new = Rules::stored(state.rules_version, text);
+    index::rebuild(store, txn, &rules.indexes, &new.indexes)?;
+    *rules = Arc::new(new);
+    Ok(true)
+}
+
+/// Rows of the tree that are priorities.
+pub(crate) fn count_priorities(store: &Store, txn: &RoTxn) -> heed::Result<u64> {
+    let mut count = 0;
+    for row in store.tree.iter(txn)? {
+        count += u64::from(is_priority_key(&row?.0[1..]));
+    }
+    Ok(count)
 }
 
 /// Arms one location, in place of what was armed there and below.
@@ -88,12 +125,14 @@ pub(crate) fn leaf_above(tree: Table, txn: &RoTxn, key: &[u8]) -> heed::Result<O
 }
 
 struct Apply<'a, 's> {
+    store: &'a Store,
     tree: Table,
+    indexes: &'a IndexTree,
     txn: &'a mut RwTxn<'s>,
     state: &'a mut State,
 }
 
-impl Apply<'_, '_> {
+impl<'a> Apply<'a, '_> {
     fn change(&mut self, change: &Change) -> heed::Result<bool> {
         let mut changed = false;
         if change.kind == ChangeKind::Overlay {
@@ -120,11 +159,24 @@ impl Apply<'_, '_> {
     /// Replaces the subtree at `path`.
     fn node(&mut self, path: &Path, rows: &Rows) -> heed::Result<bool> {
         let prefix = tree_key(&path.encode());
-        if rows.is_empty() {
-            return self.clear(&prefix);
+        let mut moving = Moving::new();
+        self.note(&mut moving, &prefix)?;
+        let changed = if rows.is_empty() {
+            self.clear(&prefix)?
+        } else {
+            let replaced = self.replace(&prefix, rows, &mut moving)?;
+            self.clear_leaf_above(&prefix)? || replaced
+        };
+        moving.settle(self.store, self.txn)?;
+        Ok(changed)
+    }
+
+    /// Notes who may move in an index when the row of `key` changes.
+    fn note(&self, moving: &mut Moving<'a>, key: &[u8]) -> heed::Result<()> {
+        if self.indexes.is_empty() {
+            return Ok(());
         }
-        let replaced = self.replace(&prefix, rows)?;
-        Ok(self.clear_leaf_above(&prefix)? || replaced)
+        moving.note(self.store, self.txn, self.indexes, &key[1..])
     }
 
     /// Puts leaves below `path` and removes only what they replace.
@@ -134,6 +186,12 @@ impl Apply<'_, '_> {
         let Some((last, _)) = rows.last() else { return Ok(false) };
         let end = prefix_end(&[&prefix[..], last].concat());
         let mut changed = false;
+        let mut moving = Moving::new();
+        if !self.indexes.is_empty() {
+            for (relative, _) in &rows {
+                self.note(&mut moving, &[&prefix[..], relative].concat())?;
+            }
+        }
         // A node's priority comes before its children, and counts only when they are there.
         let mut priorities = Vec::new();
         for (index, (relative, value)) in rows.iter().enumerate() {
@@ -154,6 +212,7 @@ impl Apply<'_, '_> {
         for (key, value) in priorities {
             changed |= self.exists(&key[..key.len() - 1])? && self.put(&key, value)?;
         }
+        moving.settle(self.store, self.txn)?;
         Ok(changed)
     }
 
@@ -176,6 +235,9 @@ impl Apply<'_, '_> {
         for found in &below {
             self.delete(found)?;
         }
+        if !below.is_empty() {
+            self.clear_index(key)?;
+        }
         Ok(self.put(key, value)? || !below.is_empty())
     }
 
@@ -192,9 +254,18 @@ impl Apply<'_, '_> {
                 self.tree.put(self.txn, &key, value)?;
             }
             self.state.rows += 1;
+            self.state.priorities += u64::from(is_priority_key(&key[1..]));
             self.state.digest = self.state.digest.wrapping_add(row_digest(&key[1..], value));
         }
         Ok(())
+    }
+
+    /// Removes the index keys of all parents at and below the node whose key this is.
+    fn clear_index(&mut self, key: &[u8]) -> heed::Result<()> {
+        match self.indexes.at(&key[1..]) {
+            Some(node) => index::clear(self.store, self.txn, node, &key[1..]),
+            None => Ok(()),
+        }
     }
 
     /// Sets the priority of the node at `path`; an empty node has none.
@@ -214,26 +285,42 @@ impl Apply<'_, '_> {
     fn clear(&mut self, prefix: &[u8]) -> heed::Result<bool> {
         let end = prefix_end(prefix);
         let range = range_from(prefix, &end);
-        let mut count = 0;
+        let (mut count, mut priorities) = (0, 0);
+        let has_priorities = self.state.priorities > 0;
         for row in self.tree.range(self.txn, &range)? {
             let (key, value) = row?;
             self.state.digest = self.state.digest.wrapping_sub(row_digest(&key[1..], value));
+            priorities += u64::from(has_priorities && is_priority_key(&key[1..]));
             count += 1;
         }
         if count > 0 {
             self.tree.delete_range(self.txn, &range)?;
+            self.clear_index(prefix)?;
             self.state.rows -= count;
+            self.state.priorities -= priorities;
         }
         Ok(count > 0)
     }
 
     /// Makes the subtree's rows equal to `rows`, touching only those that differ.
-    fn replace(&mut self, prefix: &[u8], rows: &Rows) -> heed::Result<bool> {
+    fn replace(&mut self, prefix: &[u8], rows: &Rows, moving: &mut Moving<'a>) -> heed::Result<bool> {
+        let inside = self.indexes.at(&prefix[1..]);
         if !self.exists(prefix)? {
             self.put_new(prefix, rows.iter())?;
+            if let Some(node) = inside {
+                index::build(self.store, self.txn, node, &prefix[1..], None)?;
+            }
             return Ok(true);
         }
         let (stale, fresh) = self.differences(prefix, rows)?;
+        if inside.is_some() {
+            for key in &stale {
+                self.note(moving, key)?;
+            }
+            for (relative, _) in &fresh {
+                self.note(moving, &[prefix, relative].concat())?;
+            }
+        }
         for key in &stale {
             self.delete(key)?;
         }
@@ -317,7 +404,10 @@ impl Apply<'_, '_> {
         match self.tree.get(self.txn, key)? {
             Some(old) if old == value => return Ok(false),
             Some(old) => self.state.digest = self.state.digest.wrapping_sub(row_digest(&key[1..], old)),
-            None => self.state.rows += 1,
+            None => {
+                self.state.rows += 1;
+                self.state.priorities += u64::from(is_priority_key(&key[1..]));
+            }
         }
         self.tree.put(self.txn, key, value)?;
         self.state.digest = self.state.digest.wrapping_add(row_digest(&key[1..], value));
@@ -329,6 +419,7 @@ impl Apply<'_, '_> {
         self.state.digest = self.state.digest.wrapping_sub(row_digest(&key[1..], old));
         self.tree.delete(self.txn, key)?;
         self.state.rows -= 1;
+        self.state.priorities -= u64::from(is_priority_key(&key[1..]));
         Ok(true)
     }
 }

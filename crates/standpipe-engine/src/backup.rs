@@ -39,22 +39,25 @@ impl Database {
 
 impl Snapshot {
     /// Reads everything: every row decodes, the digest and the row count are what the state says,
-    /// no leaf has children, no priority stands alone, every lease can be read, and the kept tail is
-    /// one chain.
+    /// no leaf has children, no priority stands alone, every lease can be read, the indexes hold what the
+    /// tree and the rules say, and the kept tail is one chain.
     ///
     /// # Errors
     /// `Internal`, naming what is damaged.
     pub fn verify(&self) -> Result<Verified> {
-        let (rows, digest) = self.verify_tree()?;
+        let (rows, priorities, digest) = self.verify_tree()?;
         crate::lease::verify(self.store(), self.txn())?;
-        if digest != self.state().digest || rows != self.state().rows {
+        if let Some(rules) = self.indexes() {
+            crate::index::verify(self.store(), self.txn(), &rules.indexes)?;
+        }
+        if digest != self.state().digest || rows != self.state().rows || priorities != self.state().priorities {
             return Err(damaged("the digest does not match the tree"));
         }
         Ok(Verified { rev: self.rev(), rows, digest, records: self.verify_tail()? })
     }
 
-    fn verify_tree(&self) -> Result<(u64, u128)> {
-        let (mut rows, mut digest) = (0, 0u128);
+    fn verify_tree(&self) -> Result<(u64, u64, u128)> {
+        let (mut rows, mut priorities, mut digest) = (0, 0, 0u128);
         let mut leaf: Option<Vec<u8>> = None;
         let mut priority: Option<Vec<u8>> = None;
         for row in self.store().tree.iter(self.txn())? {
@@ -75,6 +78,7 @@ impl Snapshot {
                 }
                 None => match encoded.split_last() {
                     Some((&PRIORITY_MARK, node)) if Path::decode(node).is_some() => {
+                        priorities += 1;
                         if leaf.as_deref() != Some(node) {
                             priority = Some(node.to_vec());
                         }
@@ -88,7 +92,7 @@ impl Snapshot {
         if priority.is_some() {
             return Err(damaged("a priority stands alone"));
         }
-        Ok((rows, digest))
+        Ok((rows, priorities, digest))
     }
 
     fn verify_tail(&self) -> Result<u64> {

@@ -21,6 +21,18 @@ pub enum Durability {
     Interval(Duration),
 }
 
+/// What becomes of a query that would look at every child, because no index is declared for its order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueryUnindexed {
+    /// Refused where rules were put, which could declare the index; answered where none were.
+    #[default]
+    Auto,
+    /// Answered, up to `query_children_max` children.
+    Allow,
+    /// Refused.
+    Refuse,
+}
+
 /// Which databases exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Databases {
@@ -47,8 +59,16 @@ pub struct EngineConfig {
     pub databases_max: usize,
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// What is allowed before rules are evaluated.
+    /// What is allowed where no rules were ever put.
     pub access: Access,
+    /// Rules put into every database as it is opened, whatever rules it had. A text that does not compile is
+    /// refused, and so is the database.
+    pub rules_at_open: Option<Arc<str>>,
+    /// Whether a refusal by rules says which rule and why ([`crate::Error::denial`]): for development, since
+    /// it tells of data that the caller may not see.
+    pub trace_denials: bool,
+    /// What becomes of a query in an order that the rules declare no index for.
+    pub query_unindexed: QueryUnindexed,
     /// Address space reserved for each database at open; grows by doubling.
     pub map_bytes_initial: usize,
     /// A database's map never grows beyond this; writes are then refused, reads go on.
@@ -94,6 +114,9 @@ impl EngineConfig {
             default_database: self.default_database.clone(),
             durability: self.durability,
             access: self.access,
+            rules_at_open: self.rules_at_open.clone(),
+            trace_denials: self.trace_denials,
+            query_unindexed: self.query_unindexed,
             map_bytes_initial: self.map_bytes_initial,
             readers_max: self.readers_max,
             clock: self.clock.clone(),
@@ -110,6 +133,9 @@ impl EngineConfig {
             databases_max: 1_000,
             durability: Durability::Commit,
             access: Access::Locked,
+            rules_at_open: None,
+            trace_denials: false,
+            query_unindexed: QueryUnindexed::default(),
             map_bytes_initial: 16 << 30,
             map_bytes_max: 1 << 40,
             readers_max: 4_096,

@@ -79,6 +79,9 @@ impl Database {
             owed_at: Instant::now(),
         };
         writer.release_stored()?;
+        if let Some(text) = &config.rules_at_open {
+            writer.put_rules(text)?;
+        }
         let thread = std::thread::Builder::new()
             .name(format!("writer-{name}"))
             .spawn(move || writer.run())

@@ -6,6 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use standpipe_tree::rules::Denial;
+
 /// What kind of refusal or failure it is. Closed: every door maps each kind exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -61,6 +63,7 @@ pub struct Error {
     message: Cow<'static, str>,
     cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
     retry_after: Option<Duration>,
+    denial: Option<Arc<Denial>>,
 }
 
 /// The engine's result.
@@ -69,7 +72,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error whose `message` the caller may read.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), cause: None, retry_after: None }
+        Self { kind, message: message.into(), cause: None, retry_after: None, denial: None }
     }
 
     /// A [`ErrorKind::BadRequest`].
@@ -80,6 +83,11 @@ impl Error {
     /// A refusal by identity or rules, in the words Firebase clients match on.
     pub fn denied() -> Self {
         Self::new(ErrorKind::Denied, "Permission denied")
+    }
+
+    /// As [`Error::denied`]; which rule said so is for those who may know.
+    pub(crate) fn denied_by(denial: Option<Box<Denial>>) -> Self {
+        Self { denial: denial.map(|denial| Arc::new(*denial)), ..Self::denied() }
     }
 
     /// A full queue or table, with a hint when to come back.
@@ -117,6 +125,12 @@ impl Error {
     /// The private cause, for the log of whoever consumes this error.
     pub fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
         self.cause.as_deref()
+    }
+
+    /// Which rule refused, and why: known where [`crate::EngineConfig::trace_denials`] asks for it. It tells
+    /// of data that the caller may not be allowed to see.
+    pub fn denial(&self) -> Option<&Denial> {
+        self.denial.as_deref()
     }
 
     /// When to try again, for `Overloaded` and `Unavailable`.

@@ -1,6 +1,4 @@
-//! Who asks, and what a database allows before rules exist. Rules (`.read`, `.write`,
-//! `.validate`) come as a later layer at the same two call sites: [`Access::check_read`] on the
-//! snapshot of the decision, [`Access::check_write`] inside the writer.
+//! Who asks, and what a database allows where no rules were ever put. Rules are `rules`' business.
 
 use std::sync::Arc;
 
@@ -69,7 +67,7 @@ impl Identity {
     }
 }
 
-/// What a database without evaluated rules allows.
+/// What a database without rules allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
     /// Everybody may read and write: `standpipe dev`.
@@ -80,16 +78,11 @@ pub enum Access {
 }
 
 impl Access {
-    /// May `identity` read? The refusal is [`crate::ErrorKind::Denied`].
-    pub fn check_read(self, identity: &Identity) -> Result<()> {
+    /// May `identity` read and write? The refusal is [`crate::ErrorKind::Denied`].
+    pub fn check(self, identity: &Identity) -> Result<()> {
         match (self, identity) {
             (Self::Open, _) | (_, Identity::Admin) => Ok(()),
             (Self::Locked, _) => Err(Error::denied()),
         }
-    }
-
-    /// May `identity` write? The refusal is [`crate::ErrorKind::Denied`].
-    pub fn check_write(self, identity: &Identity) -> Result<()> {
-        self.check_read(identity)
     }
 }

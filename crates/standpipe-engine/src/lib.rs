@@ -6,8 +6,7 @@
 //! sees every change once, in order, or is told to start again.
 //!
 //! It knows no door, session, status code or socket, reads no configuration file and no
-//! environment. Streams and rules come with later work, at the seams named in
-//! `ARCHITECTURE.md`.
+//! environment. Streams come with later work, at the seam named in `ARCHITECTURE.md`.
 
 mod apply;
 mod backup;
@@ -21,6 +20,7 @@ mod error;
 mod fault;
 mod hub;
 mod identity;
+mod index;
 mod intent;
 mod lease;
 mod log;
@@ -28,6 +28,7 @@ mod metrics;
 mod queue;
 mod random;
 mod record;
+mod rules;
 mod store;
 mod view;
 mod watch;
@@ -37,7 +38,7 @@ mod writer;
 pub use crate::apply::row_digest;
 pub use crate::backup::{Verified, restore, verify};
 pub use crate::clock::Clock;
-pub use crate::config::{Databases, Durability, EngineConfig};
+pub use crate::config::{Databases, Durability, EngineConfig, QueryUnindexed};
 pub use crate::database::Database;
 pub use crate::engine::{Engine, check_name, database_names};
 pub use crate::error::{Error, ErrorKind, Result};
@@ -52,5 +53,5 @@ pub use crate::record::{Effect, Encoded, Record, Transaction};
 pub use crate::store::{FORMAT, Snapshot, State, StoreCursor};
 pub use crate::view::View;
 pub use crate::watch::{ResetReason, Resume, Watch, WatchRead, resume};
-pub use crate::window::{Window, query_keys};
+pub use crate::window::{Touched, Window, query_keys};
 pub use crate::writer::OnFatal;

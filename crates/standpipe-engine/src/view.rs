@@ -4,11 +4,13 @@
 //! [`Compute`]: crate::Compute
 
 use heed::RoTxn;
-use standpipe_tree::{OwnedLeaf, Path, Write};
+use standpipe_tree::{Change, OwnedLeaf, Path, Write};
 
 use crate::apply::leaf_above;
 use crate::error::Result;
+use crate::identity::Identity;
 use crate::lease::{LeaseId, LeaseLimits, check_room};
+use crate::rules::{Caller, Rules};
 use crate::store::keys::{TREE_PREFIX, tree_key};
 use crate::store::{Store, StoreCursor};
 
@@ -16,6 +18,8 @@ use crate::store::{Store, StoreCursor};
 pub struct View<'a> {
     store: &'a Store,
     txn: &'a RoTxn<'a>,
+    rules: &'a Rules,
+    caller: Caller<'a>,
 }
 
 impl std::fmt::Debug for View<'_> {
@@ -25,8 +29,26 @@ impl std::fmt::Debug for View<'_> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new(store: &'a Store, txn: &'a RoTxn<'a>) -> Self {
-        Self { store, txn }
+    pub(crate) fn new(store: &'a Store, txn: &'a RoTxn<'a>, rules: &'a Rules, caller: Caller<'a>) -> Self {
+        Self { store, txn, rules, caller }
+    }
+
+    /// May the one for whom this is decided read `path`, with all that is below it?
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn check_read(&self, path: &Path) -> Result<()> {
+        self.rules.check_read(self.caller, self, path, None)
+    }
+
+    /// May he make this change, whose server values are resolved?
+    pub(crate) fn check_write(&self, change: &Change) -> Result<()> {
+        self.rules.check_write(self.caller, self, change)
+    }
+
+    /// For whom this is decided.
+    pub(crate) fn identity(&self) -> &'a Identity {
+        self.caller.identity
     }
 
     /// A cursor over the rows of the subtree at `path`.

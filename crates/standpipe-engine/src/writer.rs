@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use standpipe_tree::PushIds;
+use tokio::sync::oneshot;
 
 use crate::apply::apply;
 use crate::config::{Durability, Shared};
-use crate::decide::{Context, Decision, admit, decide, tie};
+use crate::decide::{Context, Decision, check_conditions, check_first, decide, tie};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::hub::{Hub, RingLimits};
 use crate::identity::Identity;
-use crate::intent::{Committed, Intent, Op};
+use crate::intent::{Committed, Condition, Intent, Op};
 use crate::lease::{Armed, Lease, LeaseId, LeaseLimits, armed_after, stored};
 use crate::log::{Append, Log, LogError};
 use crate::metrics::WriterMetrics;
 use crate::queue::{Queue, Queued, Taken};
 use crate::record::{Effect, Encoded, Record, Transaction, peek_time_ms};
+use crate::rules::Rules;
 use crate::store::keys::{change_key, change_rev};
 use crate::store::{State, Store, WriteTxn};
 use crate::view::View;
@@ -175,6 +177,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Puts rules before the thread runs.
+    pub(crate) fn put_rules(&mut self, text: &str) -> Result<()> {
+        let (reply, mut answer) = oneshot::channel();
+        let intent = Intent::new(Op::Rules(text.to_owned()), Identity::Admin);
+        let deadline = Instant::now() + APPEND_PATIENCE;
+        self.commit(vec![Queued { intent, bytes: text.len(), deadline, reply }])?;
+        answer.try_recv().unwrap_or_else(|_| Err(Error::unavailable("the rules could not be put"))).map(|_done| ())
+    }
+
     fn sync_when_due(&mut self) -> Result<()> {
         if let Durability::Interval(every) = self.config.load().durability
             && self.unsynced
@@ -255,18 +266,20 @@ impl Writer {
         let context = Context {
             now_ms: record.time_ms,
             access: config.access,
+            trace_denials: config.trace_denials,
             leases: LeaseLimits { locations_max: config.lease_locations_max, bytes_max: config.lease_bytes_max },
             push_ids: &mut self.push_ids,
         };
-        let mut group = Group { store: &store, write, state, record, context };
+        let rules = store.active_rules().clone();
+        let mut group = Group { store: &store, write, state, rules, record, context };
         let outcomes = batch.iter().map(|queued| group.intent(&queued.intent)).collect::<Result<Vec<_>, _>>()?;
-        let Group { write, mut state, record, .. } = group;
+        let Group { write, mut state, rules, record, .. } = group;
         if record.transactions.is_empty() {
             return Ok(outcomes);
         }
         let encoded = record.encode();
         self.append(state.pos, &encoded)?;
-        self.finish(&store, write, &mut state, &[(record, encoded)])?;
+        self.finish(&store, write, &mut state, rules, &[(record, encoded)])?;
         self.metrics.committed(batch.len(), started.elapsed());
         Ok(outcomes)
     }
@@ -317,6 +330,7 @@ impl Writer {
         store: &Store,
         mut write: WriteTxn<'_>,
         state: &mut State,
+        rules: Arc<Rules>,
         records: &[(Record, Encoded)],
     ) -> Result<(), Failure> {
         for (record, encoded) in records {
@@ -330,6 +344,10 @@ impl Writer {
         fault::point("before_commit");
         write.commit().map_err(|error| self.commit_failed(error))?;
         fault::point("after_commit");
+        // Before anybody is told of what was written under them.
+        if rules.version != store.active_rules().version {
+            store.set_rules(rules);
+        }
         self.unsynced = matches!(self.config.load().durability, Durability::Interval(_));
         let limits = self.ring_limits();
         for (record, _) in records {
@@ -397,6 +415,7 @@ impl Writer {
         let read = self.log.read(state.pos, CATCH_UP_RECORDS);
         let records = read.map_err(|error| Failure::Refused(unreachable(&error)))?;
         let mut applied: Vec<(Record, Encoded)> = Vec::with_capacity(records.len());
+        let mut rules = store.active_rules().clone();
         let mut expected = state.clone();
         for record in records {
             if expected.pos == 0 {
@@ -411,14 +430,14 @@ impl Writer {
                 )));
             }
             for transaction in &record.transactions {
-                apply(&store, &mut write.txn, &mut state, &transaction.effect)?;
+                apply(&store, &mut write.txn, &mut state, &mut rules, &transaction.effect)?;
             }
             let encoded = record.encode();
             expected = State { pos: record.pos, rev: record.last_rev(), chain: encoded.hash(), ..state.clone() };
             applied.push((record, encoded));
         }
         if !applied.is_empty() {
-            self.finish(&store, write, &mut state, &applied)?;
+            self.finish(&store, write, &mut state, rules, &applied)?;
         }
         Ok(applied.len())
     }
@@ -472,6 +491,8 @@ struct Group<'s, 'c> {
     store: &'s Store,
     write: WriteTxn<'s>,
     state: State,
+    /// In force at this point of the group.
+    rules: Arc<Rules>,
     record: Record,
     context: Context<'c>,
 }
@@ -479,25 +500,39 @@ struct Group<'s, 'c> {
 impl Group<'_, '_> {
     /// One intent: an outcome for its caller, or a failure of the whole group.
     fn intent(&mut self, intent: &Intent) -> Result<Result<Committed>, Failure> {
-        match admit(&View::new(self.store, &self.write.txn), intent, &self.context) {
-            Ok(()) => self.op(&intent.op, &intent.identity, intent.lease.as_ref()),
+        let (identity, lease) = (&intent.identity, intent.lease.as_ref());
+        if !matches!(intent.op, Op::Batch(_) | Op::Compute(_)) {
+            return self.op(&intent.op, identity, lease, &intent.conditions);
+        }
+        let view = View::new(self.store, &self.write.txn, &self.rules, self.context.caller(identity));
+        match check_first(&view, &intent.conditions) {
+            Ok(()) => self.op(&intent.op, identity, lease, &[]),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    fn op(&mut self, op: &Op, identity: &Identity, lease: Option<&Lease>) -> Result<Result<Committed>, Failure> {
+    fn op(
+        &mut self,
+        op: &Op,
+        identity: &Identity,
+        lease: Option<&Lease>,
+        conditions: &[Condition],
+    ) -> Result<Result<Committed>, Failure> {
         match op {
             Op::Batch(steps) => {
-                let steps = steps.iter().map(|step| self.op(step, identity, lease)).collect::<Result<_, _>>()?;
+                let steps = steps.iter().map(|step| self.op(step, identity, lease, &[])).collect::<Result<_, _>>()?;
                 Ok(Ok(Committed { steps, ..self.nothing() }))
             }
-            Op::Compute(compute) => match compute.run(&View::new(self.store, &self.write.txn)) {
-                Ok(Some(op)) => self.op(&op, identity, lease),
-                Ok(None) => Ok(Ok(self.nothing())),
-                Err(error) => Ok(Err(error)),
-            },
+            Op::Compute(compute) => {
+                let view = View::new(self.store, &self.write.txn, &self.rules, self.context.caller(identity));
+                match compute.run(&view) {
+                    Ok(Some(op)) => self.op(&op, identity, lease, &[]),
+                    Ok(None) => Ok(Ok(self.nothing())),
+                    Err(error) => Ok(Err(error)),
+                }
+            }
             Op::Release(lease) => self.release(*lease),
-            op => match self.decide(op, identity, lease) {
+            op => match self.decide(op, identity, lease, conditions) {
                 Ok((arm, decision)) => {
                     if let Some(arm) = arm {
                         self.apply(arm, identity)?;
@@ -515,11 +550,19 @@ impl Group<'_, '_> {
     }
 
     /// Decides a plain write, and what it arms.
-    fn decide(&mut self, op: &Op, identity: &Identity, lease: Option<&Lease>) -> Result<(Option<Effect>, Decision)> {
-        let view = View::new(self.store, &self.write.txn);
-        let decision = decide(&view, op, identity, &mut self.context)?;
+    fn decide(
+        &mut self,
+        op: &Op,
+        identity: &Identity,
+        lease: Option<&Lease>,
+        conditions: &[Condition],
+    ) -> Result<(Option<Effect>, Decision)> {
+        let caller = self.context.caller(identity);
+        let view = View::new(self.store, &self.write.txn, &self.rules, caller);
+        let decision = decide(&view, op, &mut self.context)?;
+        check_conditions(&view, conditions)?;
         let arm = match (lease, &decision.effect) {
-            (Some(lease), Effect::Change(change)) => tie(&view, lease, identity, change, &self.context)?,
+            (Some(lease), Effect::Change(change)) => tie(&view, lease, change, &self.context)?,
             _ => None,
         };
         Ok((arm, decision))
@@ -530,7 +573,7 @@ impl Group<'_, '_> {
         let mut key = None;
         while let Some((next, armed)) = armed_after(self.store, &self.write.txn, lease, key.as_deref())? {
             let Armed { location, rows, identity } = armed;
-            if let Err(error) = self.op(&Op::Set { location, rows }, &identity, None)? {
+            if let Err(error) = self.op(&Op::Set { location, rows }, &identity, None, &[])? {
                 // Nobody is there to be told.
                 tracing::debug!(?error, "a write of a lease was refused");
             }
@@ -543,7 +586,7 @@ impl Group<'_, '_> {
     }
 
     fn apply(&mut self, effect: Effect, identity: &Identity) -> Result<(), Failure> {
-        if apply(self.store, &mut self.write.txn, &mut self.state, &effect)? {
+        if apply(self.store, &mut self.write.txn, &mut self.state, &mut self.rules, &effect)? {
             self.record.transactions.push(Transaction { actor: identity.actor().to_owned(), effect });
         }
         Ok(())

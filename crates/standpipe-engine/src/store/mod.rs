@@ -1,4 +1,4 @@
-//! One database's LMDB environment: the `tree`, `changes`, `leases` and `meta` tables, snapshots, write
+//! One database's LMDB environment: the `tree`, `index`, `changes`, `leases` and `meta` tables, snapshots, write
 //! transactions and growth of the map. It knows rows and records as bytes; what they mean is the
 //! business of `apply`, `decide` and `record`.
 
@@ -11,17 +11,19 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use heed::types::Bytes;
 use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use smallvec::SmallVec;
-use standpipe_tree::{Leaf, Path};
+use standpipe_tree::{IndexTree, Leaf, Path};
+use tokio::sync::watch;
 
 pub use self::cursor::StoreCursor;
 use self::gate::{Gate, Pass};
 pub use self::state::{FORMAT, State};
 use crate::config::{Durability, EngineConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::rules::Rules;
 
 /// A table of byte keys and byte values.
 pub(crate) type Table = heed::Database<Bytes, Bytes>;
@@ -57,12 +59,16 @@ pub(crate) struct Store {
     gate: Arc<Gate>,
     dir: PathBuf,
     pub(crate) tree: Table,
+    pub(crate) index: Table,
     pub(crate) changes: Table,
     pub(crate) leases: Table,
     meta: Table,
     /// The state of the newest transaction that a snapshot has read, with LMDB's number for it:
     /// most snapshots see the same one, and a look here is cheaper than a look into the file.
     known: ArcSwapOption<(usize, State)>,
+    /// The committed rules. The writer changes them between its commit and the news of it.
+    rules: ArcSwap<Rules>,
+    rules_version: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Store {
@@ -94,20 +100,71 @@ impl Store {
         check_file_length(&env, dir)?;
         let mut txn = env.write_txn()?;
         let tree = env.create_database(&mut txn, Some("tree"))?;
+        let index = env.create_database(&mut txn, Some("index"))?;
         let changes = env.create_database(&mut txn, Some("changes"))?;
         let leases = env.create_database(&mut txn, Some("leases"))?;
         let meta = env.create_database(&mut txn, Some("meta"))?;
-        let known: Option<&[u8]> = Table::get(&meta, &txn, STATE_KEY)?;
-        match known {
-            Some(bytes) => {
-                State::decode(bytes)?;
-            }
-            None => meta.put(&mut txn, STATE_KEY, &State::empty(crate::random::bytes()).encode())?,
-        }
+        let store = Self {
+            env: env.clone(),
+            gate: Arc::default(),
+            dir: dir.to_owned(),
+            tree,
+            index,
+            changes,
+            leases,
+            meta,
+            known: ArcSwapOption::empty(),
+            rules: ArcSwap::default(),
+            rules_version: watch::Sender::new(0),
+        };
+        let rules = store.prepare(&mut txn)?;
         txn.commit().map_err(|error| cannot_open(dir, error))?;
         env.clear_stale_readers()?;
-        let known = ArcSwapOption::empty();
-        Ok(Self { env, gate: Arc::default(), dir: dir.to_owned(), tree, changes, leases, meta, known })
+        store.set_rules(rules);
+        Ok(store)
+    }
+
+    /// Makes a new database's state, or brings an older one's to this format; gives the stored rules.
+    fn prepare(&self, txn: &mut RwTxn) -> Result<Arc<Rules>> {
+        let Some(bytes) = self.meta.get(txn, STATE_KEY)? else {
+            self.put_state(txn, &State::empty(crate::random::bytes()))?;
+            return Ok(Arc::default());
+        };
+        let (mut state, format) = State::decode(bytes)?;
+        let text = self.rules(txn)?;
+        if format < 2 {
+            state.rules_version = u64::from(text.is_some());
+            state.priorities = crate::apply::count_priorities(self, txn)?;
+        }
+        let rules = text.map_or_else(Rules::default, |text| Rules::stored(state.rules_version, &text));
+        if format < 2 {
+            crate::index::rebuild(self, txn, &IndexTree::default(), &rules.indexes)?;
+            self.put_state(txn, &state)?;
+        }
+        Ok(Arc::new(rules))
+    }
+
+    /// The committed rules.
+    pub(crate) fn active_rules(&self) -> Guard<Arc<Rules>> {
+        self.rules.load()
+    }
+
+    /// Puts rules in force that have been committed.
+    pub(crate) fn set_rules(&self, rules: Arc<Rules>) {
+        let version = rules.version;
+        if let Some(why) = rules.unreadable() {
+            tracing::error!(
+                dir = %self.dir.display(),
+                why,
+                "the stored rules can't be used, so only administrators are let in; put rules that this version understands"
+            );
+        }
+        self.rules.store(rules);
+        self.rules_version.send_if_modified(|current| std::mem::replace(current, version) != version);
+    }
+
+    pub(crate) fn rules_changed(&self) -> watch::Receiver<u64> {
+        self.rules_version.subscribe()
     }
 
     /// The folder of this environment.
@@ -152,7 +209,7 @@ impl Store {
     /// The state row as `txn` sees it.
     pub(crate) fn state(&self, txn: &RoTxn) -> Result<State> {
         let bytes = self.meta.get(txn, STATE_KEY)?.unwrap_or_default();
-        State::decode(bytes)
+        Ok(State::decode(bytes)?.0)
     }
 
     pub(crate) fn put_state(&self, txn: &mut RwTxn, state: &State) -> heed::Result<()> {
@@ -163,6 +220,11 @@ impl Store {
     pub(crate) fn rules(&self, txn: &RoTxn) -> Result<Option<String>> {
         let bytes = self.meta.get(txn, RULES_KEY)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    /// Is exactly this text stored?
+    pub(crate) fn has_rules(&self, txn: &RoTxn, text: &str) -> heed::Result<bool> {
+        Ok(self.meta.get(txn, RULES_KEY)? == Some(text.as_bytes()))
     }
 
     pub(crate) fn put_rules(&self, txn: &mut RwTxn, rules: &str) -> heed::Result<()> {
@@ -208,6 +270,11 @@ impl Store {
     /// A cursor over the subtree at `encoded_path`.
     pub(crate) fn cursor<'t>(&self, txn: &'t RoTxn<'t>, encoded_path: &[u8]) -> StoreCursor<'t> {
         StoreCursor::new(self.tree, txn, keys::tree_key(encoded_path))
+    }
+
+    /// A cursor over the keys of an index below one parent.
+    pub(crate) fn index_cursor<'t>(&self, txn: &'t RoTxn<'t>, prefix: Vec<u8>) -> StoreCursor<'t> {
+        StoreCursor::new(self.index, txn, prefix)
     }
 }
 
@@ -258,6 +325,11 @@ impl Snapshot {
         self.store.cursor(&self.txn, &path.encode())
     }
 
+    /// A cursor over the rows of the subtree at the encoded path `key`.
+    pub(crate) fn cursor_at(&self, key: &[u8]) -> StoreCursor<'_> {
+        self.store.cursor(&self.txn, key)
+    }
+
     /// The leaf whose row has the encoded path `key`; `None` where nothing is, or a node. The quickest
     /// read there is: one search, no copy.
     pub fn leaf(&self, key: &[u8]) -> Result<Option<Leaf<'_>>> {
@@ -275,6 +347,23 @@ impl Snapshot {
     /// The stored rules text, if any.
     pub fn rules(&self) -> Result<Option<String>> {
         self.store.rules(&self.txn)
+    }
+
+    /// The rules that a read of this snapshot goes by: the newest, and never older ones than the
+    /// snapshot's own.
+    pub(crate) fn rules_in_force(&self) -> Result<Guard<Arc<Rules>>> {
+        let rules = self.store.active_rules();
+        if rules.version >= self.state.rules_version {
+            return Ok(rules);
+        }
+        // Between their commit and their being put in force.
+        let text = self.rules()?.unwrap_or_default();
+        Ok(Guard::from_inner(Arc::new(Rules::stored(self.state.rules_version, &text))))
+    }
+
+    /// The indexes that this snapshot has; `None` while the rules change.
+    pub(crate) fn indexes(&self) -> Option<Guard<Arc<Rules>>> {
+        Some(self.store.active_rules()).filter(|rules| rules.version == self.state.rules_version)
     }
 
     pub(crate) fn txn(&self) -> &RoTxn<'static, WithoutTls> {

@@ -84,6 +84,15 @@ impl IndexNode {
         (!any).then(|| self.named.iter().filter(|(_, node)| node.reaches).map(|(key, _)| &**key))
     }
 
+    /// The orders in which anything at or below is indexed.
+    pub fn orders_below(&self) -> Vec<[u8; 8]> {
+        let mut ids = Vec::new();
+        self.ids(&mut ids);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     fn has(&self, id: [u8; 8]) -> bool {
         self.orders.iter().any(|order| order.id == id)
     }
@@ -142,8 +151,7 @@ impl IndexTree {
 
     /// The orders whose indexes are not declared at the same places in both.
     pub fn differences(&self, other: &IndexTree) -> Vec<[u8; 8]> {
-        let mut ids = Vec::new();
-        self.root.ids(&mut ids);
+        let mut ids = self.root.orders_below();
         other.root.ids(&mut ids);
         ids.sort_unstable();
         ids.dedup();
