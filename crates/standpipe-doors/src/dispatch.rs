@@ -2,19 +2,21 @@
 //! and this is the only place where the serving core and the engine meet: deadlines, classes
 //! and admission on one side, snapshots, writes and watches on the other.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use standpipe_engine::{
     Committed, Condition, Database, Engine, Error, ErrorKind, Identity, Intent, Lease, Op, ResetReason, Resume,
-    Snapshot, TopicEvent, Watch, WatchRead, Window, query_keys, resume,
+    Snapshot, TopicEvent, Touched, Watch, WatchRead, Window, query_keys, resume,
 };
 use standpipe_serve::{Class, Cost, Deadline, JobError, Refusal, Session};
 use standpipe_tree::{
     Format, JsonStream, Leaf, Location, PRIORITY, Path, Progress, Query, RowCursor, Rows, ShallowRange, etag,
 };
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// A read of at most this many rows runs on the connection's own task: about as long as handing
@@ -173,11 +175,12 @@ impl Dispatch {
         read: Read,
         deadline: Deadline,
     ) -> Result<ReadReply, Error> {
-        database.config().access.check_read(identity)?;
+        database.check_entry(identity)?;
         if let Some(rev) = read.at_least {
             database.at_least(rev, deadline.instant()).await?;
         }
         let snapshot = database.snapshot().await?;
+        check_read(database, &snapshot, identity, &read.path, read.query.as_ref())?;
         let children_max = database.config().query_children_max;
         let budget = session.limits().reply_chunk_bytes;
         // Where the read is small, the look that finds it so has made the answer.
@@ -225,8 +228,8 @@ impl Dispatch {
         identity: &Identity,
         path: &Path,
     ) -> Result<Vec<u8>, Error> {
-        database.config().access.check_read(identity)?;
         let snapshot = database.snapshot().await?;
+        check_read(database, &snapshot, identity, path, None)?;
         let mut json = Vec::new();
         match snapshot.cursor(path).seek(&[PRIORITY])? {
             Some((&[PRIORITY], value)) => match Leaf::decode(value) {
@@ -270,15 +273,23 @@ impl Dispatch {
         &self,
         session: &Session,
         database: &Arc<Database>,
-        identity: &Identity,
+        watcher: Watcher,
         path: Path,
         query: Option<Query>,
         since: Option<u64>,
     ) -> Result<Subscription, Error> {
-        database.config().access.check_read(identity)?;
         let watch = database.watch(&path);
-        let mut subscription =
-            Subscription { watch, query: query.map(QueryWatch::New), pending: Vec::new(), next_at: Instant::now() };
+        let rules = database.rules_changed();
+        let judged = Judged { identity: watcher.identity(), rules: *rules.borrow() };
+        let mut subscription = Subscription {
+            watch,
+            query: query.map(QueryWatch::New),
+            pending: Vec::new(),
+            next_at: Instant::now(),
+            judged,
+            watcher,
+            rules,
+        };
         let deadline = Deadline::after(session.limits().request_ms_max);
         match since {
             // A query's window is not in the change table: its resume is a fresh window.
@@ -302,6 +313,58 @@ pub(crate) enum Update {
     Resumed { rev: u64 },
 }
 
+/// Who watches: it may become somebody else while it does.
+#[derive(Clone, Debug)]
+pub(crate) enum Watcher {
+    /// The same always.
+    Fixed(Identity),
+    /// Whoever the connection has last said to be.
+    Changing(watch::Receiver<Identity>),
+}
+
+impl Watcher {
+    fn identity(&self) -> Identity {
+        match self {
+            Self::Fixed(identity) => identity.clone(),
+            Self::Changing(identity) => identity.borrow().clone(),
+        }
+    }
+
+    /// Ends when it is not `known` any more.
+    async fn changed(&mut self, known: &Identity) {
+        match self {
+            Self::Changing(identity) => differs(identity, known).await,
+            Self::Fixed(_) => pending().await,
+        }
+    }
+}
+
+/// Ends when the value is not `known` any more; never, when nobody can change it.
+async fn differs<T: PartialEq>(value: &mut watch::Receiver<T>, known: &T) {
+    if value.wait_for(|now| now != known).await.is_err() {
+        pending().await
+    }
+}
+
+/// For whom, and under which rules, a watch was last allowed.
+#[derive(Clone, Debug, PartialEq)]
+struct Judged {
+    identity: Identity,
+    rules: u64,
+}
+
+/// May `identity` read this; and has its query an index, or may it do without?
+pub(crate) fn check_read(
+    database: &Database,
+    snapshot: &Snapshot,
+    identity: &Identity,
+    path: &Path,
+    query: Option<&Query>,
+) -> Result<(), Error> {
+    database.check_read(snapshot, identity, path, query)?;
+    query.map_or(Ok(()), |query| database.check_index(path, query))
+}
+
 #[derive(Debug)]
 enum QueryWatch {
     New(Query),
@@ -317,6 +380,9 @@ pub(crate) struct Subscription {
     pending: Vec<Update>,
     /// Nothing is told before: deliveries that come close together share one write.
     next_at: Instant,
+    watcher: Watcher,
+    rules: watch::Receiver<u64>,
+    judged: Judged,
 }
 
 impl Subscription {
@@ -326,20 +392,33 @@ impl Subscription {
     }
 
     /// Waits until `take` may have something, and `watch_gather_ms` have passed since it last had.
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&mut self) {
         if self.pending.is_empty() {
-            self.watch.changed().await;
+            let Judged { identity, rules } = &self.judged;
+            tokio::select! {
+                () = self.watch.changed() => {}
+                () = differs(&mut self.rules, rules) => {}
+                () = self.watcher.changed(identity) => {}
+            }
         }
         sleep_until(self.next_at).await;
     }
 
     /// Everything there is to say now, in order; maybe nothing.
+    ///
+    /// # Errors
+    /// `Denied` once the location may not be read any more, because the rules or the identity changed.
     pub(crate) async fn take(&mut self, session: &Session) -> Result<Vec<Update>, Error> {
         let deadline = Deadline::after(session.limits().request_ms_max);
         if self.pending.is_empty() {
-            match self.watch.read(EVENTS_MAX) {
+            let read = self.watch.read(EVENTS_MAX);
+            // After the read: what was written under new rules is only read once they are known.
+            self.judge_again().await?;
+            match read {
                 WatchRead::Events(events) if events.is_empty() => {}
-                WatchRead::Events(_) if self.query.is_some() => self.move_window(session, deadline).await?,
+                WatchRead::Events(events) if self.query.is_some() => {
+                    self.move_window(session, events, deadline).await?;
+                }
                 WatchRead::Events(events) => self.pending.extend(events.into_iter().map(Update::Event)),
                 WatchRead::Lagged => {
                     session.lagged();
@@ -353,6 +432,26 @@ impl Subscription {
         Ok(std::mem::take(&mut self.pending))
     }
 
+    /// Asks again whether the location may be watched, where rules or identity are other ones now.
+    async fn judge_again(&mut self) -> Result<(), Error> {
+        let now = Judged { identity: self.watcher.identity(), rules: *self.rules.borrow() };
+        if now == self.judged {
+            return Ok(());
+        }
+        self.judged = now;
+        let snapshot = self.watch.database().snapshot().await?;
+        self.check(&snapshot)
+    }
+
+    fn check(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let query = match &self.query {
+            None => None,
+            Some(QueryWatch::New(query)) => Some(query),
+            Some(QueryWatch::Open(window)) => Some(window.query()),
+        };
+        check_read(self.watch.database(), snapshot, &self.judged.identity, self.path(), query)
+    }
+
     /// Reads the value again, through admission like any read.
     async fn restart(
         &mut self,
@@ -363,6 +462,7 @@ impl Subscription {
         let database = self.watch.database().clone();
         let path = self.path().clone();
         let snapshot = database.snapshot().await?;
+        self.check(&snapshot)?;
         let rev = snapshot.rev();
         let cost = cost(&snapshot, &path, session.limits().reply_chunk_bytes)?;
         let json = match self.query.take() {
@@ -373,7 +473,7 @@ impl Subscription {
                     QueryWatch::Open(window) => window.into_query(),
                 };
                 let children_max = database.config().query_children_max;
-                let job = move || Window::open(&snapshot, path, query, children_max);
+                let job = move || Window::open(&snapshot, path, query, Format::Plain, children_max);
                 let (window, json) = run(session, Class::Read, cost, deadline, job).await?;
                 self.query = Some(QueryWatch::Open(Box::new(window)));
                 json
@@ -386,6 +486,7 @@ impl Subscription {
 
     async fn resume(&mut self, session: &Session, since: u64, deadline: Deadline) -> Result<(), Error> {
         let snapshot = self.watch.database().snapshot().await?;
+        self.check(&snapshot)?;
         let rev = snapshot.rev();
         let bytes_max = self.watch.database().config().ring_bytes_max;
         let path = self.path().clone();
@@ -403,14 +504,19 @@ impl Subscription {
         }
     }
 
-    async fn move_window(&mut self, session: &Session, deadline: Deadline) -> Result<(), Error> {
+    async fn move_window(
+        &mut self,
+        session: &Session,
+        events: Vec<Arc<TopicEvent>>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
         let Some(QueryWatch::Open(mut window)) = self.query.take() else {
             return Err(Error::new(ErrorKind::Internal, "a query watch moved before it was opened"));
         };
         let snapshot = self.watch.database().snapshot().await?;
         let rev = snapshot.rev();
         let cost = cost(&snapshot, self.path(), session.limits().reply_chunk_bytes)?;
-        let job = move || window.advance(&snapshot).map(|json| (window, json));
+        let job = move || window.advance(&snapshot, Touched::Events(&events)).map(|json| (window, json));
         let (window, json) = run(session, Class::Read, cost, deadline, job).await?;
         self.query = Some(QueryWatch::Open(window));
         self.watch.start_after(rev);

@@ -28,6 +28,8 @@ pub enum CloseReason {
     Refused(Refusal),
     /// A watcher that takes nothing of what it watches.
     SlowWatcher,
+    /// Nothing is left on it that its peer may have: the rules, or who the peer is, changed.
+    Revoked,
     /// An administrator closed it.
     Kicked,
     /// The node stops; the door said goodbye.
@@ -44,7 +46,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every name [`CloseReason::as_str`] can give; the metrics have a counter for each.
-    pub const LABELS: [&'static str; 17] = [
+    pub const LABELS: [&'static str; 18] = [
         "peer_closed",
         "peer_vanished",
         "handshake_failed",
@@ -62,6 +64,7 @@ impl CloseReason {
         "panicked",
         "collision",
         "internal",
+        "revoked",
     ];
 
     /// Stable name for metrics and logs.
@@ -89,6 +92,7 @@ impl CloseReason {
             Self::Panicked => 14,
             Self::Collision => 15,
             Self::Internal => 16,
+            Self::Revoked => 17,
         }
     }
 

@@ -201,8 +201,8 @@ impl HttpDoor {
             Route::Rules | Route::Databases | Route::Backup | Route::Status => {
                 let Identified { identity, .. } = identify().await?;
                 // How it is doing is no secret of a server that shows everybody its data.
-                let shown = matches!(route, Route::Status)
-                    && inner.dispatch.engine().config().access.check_read(&identity).is_ok();
+                let shown =
+                    matches!(route, Route::Status) && inner.dispatch.engine().config().access.check(&identity).is_ok();
                 if identity != Identity::Admin && !shown {
                     return Err(Error::denied());
                 }

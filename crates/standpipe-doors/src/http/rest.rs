@@ -20,7 +20,7 @@ use super::io::Activity;
 use super::params::{Params, Print};
 use super::sse::Feed;
 use super::{Answer, json_answer, request_deadline};
-use crate::dispatch::{Dispatch, Leases, Read, ReadReply, Slices, Write, run};
+use crate::dispatch::{Dispatch, Leases, Read, ReadReply, Slices, Watcher, Write, run};
 
 pub(super) static ETAG_WANTED: HeaderName = HeaderName::from_static("x-firebase-etag");
 pub(super) static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
@@ -154,8 +154,9 @@ impl Call<'_> {
             ),
         };
         let query = self.params.query.clone();
+        let watcher = Watcher::Fixed(self.identity.clone());
         let subscription =
-            self.dispatch.watch(self.session, &self.database, &self.identity, self.node(), query, since).await?;
+            self.dispatch.watch(self.session, &self.database, watcher, self.node(), query, since).await?;
         let feed = Feed::new(subscription, self.session.clone(), permit);
         let mut answer = Response::new(Content::Watch(Box::new(feed)));
         // Without a charset the Python client takes the text for Latin-1.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, Version};
-use standpipe_engine::{Error, TopicEvent};
+use standpipe_engine::{Error, ErrorKind, TopicEvent};
 use standpipe_serve::{CloseReason, Outcome, RequestGuard, Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, Path, write_json_string};
 use standpipe_wire::sse;
@@ -38,16 +38,24 @@ pub(crate) struct Feed {
     subscription: Subscription,
     session: Session,
     keep_alive_at: Instant,
+    /// Why there is no more, once there is not.
+    end: CloseReason,
     _permit: WatchPermit,
 }
 
 impl Feed {
     pub(crate) fn new(subscription: Subscription, session: Session, permit: WatchPermit) -> Self {
-        Self { subscription, session, keep_alive_at: Instant::now() + KEEP_ALIVE, _permit: permit }
+        Self {
+            subscription,
+            session,
+            keep_alive_at: Instant::now() + KEEP_ALIVE,
+            end: CloseReason::Shutdown,
+            _permit: permit,
+        }
     }
 
-    /// Waits for something to send, and gives all of it. False when the server stops: what was
-    /// acknowledged before is in the frames, and nothing comes after them.
+    /// Waits for something to send, and gives all of it. False when the server stops, or the watcher may not
+    /// watch any more: what was acknowledged before is in the frames, and nothing comes after them.
     async fn next(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, Error> {
         loop {
             let due = timeout_at(self.keep_alive_at, self.subscription.changed());
@@ -61,7 +69,17 @@ impl Feed {
                 frames.push_back(Frame::event("keep-alive", None, b"null"));
                 return Ok(true);
             }
-            for update in self.subscription.take(&self.session).await? {
+            let updates = match self.subscription.take(&self.session).await {
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    let mut reason = Vec::new();
+                    write_json_string(error.message(), &mut reason);
+                    frames.push_back(Frame::event("cancel", None, &reason));
+                    self.end = CloseReason::Revoked;
+                    return Ok(false);
+                }
+                updates => updates?,
+            };
+            for update in updates {
                 encode(update, self.subscription.path(), frames);
             }
             if !frames.is_empty() || !more {
@@ -209,7 +227,7 @@ async fn carry(
         if !more {
             let _gone = stream.shutdown().await;
             request.finished();
-            return CloseReason::Shutdown;
+            return feed.end;
         }
         first = false;
         frames.shrink_to_fit();

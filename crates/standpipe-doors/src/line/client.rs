@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use standpipe_engine::{Committed, Database, Error, Identity, Snapshot};
 use standpipe_serve::{CloseReason, Outcome};
 use standpipe_wire::line::{Line, Scanner};
+use tokio::sync::watch;
 
 use super::Shared;
 use super::table::{self, Next};
 use super::watches::{Begun, Watches};
 use super::words::Words;
 use crate::commands::{Protocol, Step, Turn};
-use crate::dispatch::Leases;
+use crate::dispatch::{Leases, Watcher};
 use crate::{dispatch, fault};
 
 /// What HTTP clients begin with; somebody took the one port for the other.
@@ -34,6 +35,8 @@ pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     pub(super) database: Arc<Database>,
     pub(super) identity: Identity,
+    /// What watches are told of the identity, once there are some.
+    told: Option<watch::Sender<Identity>>,
     scanner: Scanner,
     /// What the reads of one turn share.
     snapshot: Option<Box<Snapshot>>,
@@ -52,6 +55,7 @@ impl Client {
             database: shared.dispatch.database(None)?,
             shared,
             identity: Identity::Anonymous,
+            told: None,
             scanner: Scanner::default(),
             snapshot: None,
             watches: None,
@@ -67,6 +71,20 @@ impl Client {
             self.snapshot = self.database.snapshot_now()?.map(Box::new);
         }
         Ok(self.snapshot.as_deref())
+    }
+
+    /// The client is somebody else from here on; watches that this one may not have end.
+    pub(super) fn identify(&mut self, identity: Identity) {
+        if let Some(told) = &self.told {
+            told.send_replace(identity.clone());
+        }
+        self.identity = identity;
+    }
+
+    /// The client, as its watches know it.
+    pub(super) fn watcher(&mut self) -> Watcher {
+        let told = self.told.get_or_insert_with(|| watch::Sender::new(self.identity.clone()));
+        Watcher::Changing(told.subscribe())
     }
 
     /// What goes with the connection.

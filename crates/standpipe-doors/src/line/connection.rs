@@ -37,7 +37,7 @@ pub(super) fn time(_: &mut Client, words: Words<'_>, turn: &mut Turn<'_>) -> Ans
 
 pub(super) fn stats(client: &mut Client, words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     words.end()?;
-    client.database.config().access.check_read(&client.identity)?;
+    client.database.check_unruled(&client.identity)?;
     let counted = turn.session.metrics().snapshot();
     let stats = json!({
         "uptime_s": client.shared.started.elapsed().as_secs(),
@@ -56,14 +56,13 @@ pub(super) fn stats(client: &mut Client, words: Words<'_>, turn: &mut Turn<'_>) 
 pub(super) fn auth(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     let token = words.word("the token")?;
     words.end()?;
-    client.identity = client
+    let identity = client
         .shared
         .credentials
         .identify_now(Caller { credential: Some(token), act_as: None, secure: turn.session.secure() })?
         .identity;
-    say(b"OK", turn)?;
-    client.recheck_watches(turn);
-    Ok(Next::Answered)
+    client.identify(identity);
+    say(b"OK", turn)
 }
 
 pub(super) fn choose(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {

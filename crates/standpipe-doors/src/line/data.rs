@@ -23,7 +23,6 @@ type Answered = Result<Next, Error>;
 pub(super) fn get(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     let location = words.location()?;
     let options = words.options(&[QUERY, READ])?;
-    client.database.config().access.check_read(&client.identity)?;
     let (dispatch, database) = (client.shared.dispatch.clone(), client.database.clone());
     let (identity, session) = (client.identity.clone(), turn.session.clone());
     let path = match location {
@@ -33,10 +32,12 @@ pub(super) fn get(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>
             return Ok(Next::Later(Box::pin(read)));
         }
     };
+    let (on, who) = (client.database.clone(), client.identity.clone());
     if options.is_empty()
         && let Some(snapshot) = client.look_now()?
         && dispatch::cost(snapshot, &path, turn.limits.reply_chunk_bytes)? == Cost::Small
     {
+        on.check_read(snapshot, &who, &path, None)?;
         turn.out.extend_from_slice(&to_json(&mut snapshot.cursor(&path), Format::Plain)?);
         turn.out.push(b'\n');
         return Ok(Next::Answered);

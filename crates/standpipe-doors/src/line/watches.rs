@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{self, BoxStream, SelectAll, Stream, StreamExt as _};
-use standpipe_engine::{Database, Error, TopicEvent};
+use standpipe_engine::{Error, TopicEvent};
 use standpipe_serve::{Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, Path};
 
@@ -29,7 +29,6 @@ type Lines = BoxStream<'static, Result<Vec<u8>, Error>>;
 /// One watch.
 pub(super) struct Watch {
     id: u64,
-    database: Arc<Database>,
     lines: Lines,
 }
 
@@ -47,7 +46,6 @@ pub(super) struct Begun {
     id: u64,
     subscription: Subscription,
     first: Vec<Update>,
-    database: Arc<Database>,
     permit: WatchPermit,
 }
 
@@ -60,11 +58,11 @@ pub(super) fn watch(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'
     client.last_watch += 1;
     let id = client.last_watch;
     let (dispatch, database) = (client.shared.dispatch.clone(), client.database.clone());
-    let (identity, session) = (client.identity.clone(), turn.session.clone());
+    let (watcher, session) = (client.watcher(), turn.session.clone());
     let begun = async move {
-        let mut subscription = dispatch.watch(&session, &database, &identity, path, query, since).await?;
+        let mut subscription = dispatch.watch(&session, &database, watcher, path, query, since).await?;
         let first = subscription.take(&session).await?;
-        Ok(Begun { id, subscription, first, database, permit })
+        Ok(Begun { id, subscription, first, permit })
     };
     Ok(Next::Later(Box::pin(async move { Done::Watching(begun.await) })))
 }
@@ -84,12 +82,12 @@ pub(super) fn unwatch(client: &mut Client, mut words: Words<'_>, turn: &mut Turn
 impl Client {
     /// Takes a watch up and tells where it begins.
     pub(super) fn begin(&mut self, begun: Begun, turn: &mut Turn<'_>) {
-        let Begun { id, subscription, first, database, permit } = begun;
+        let Begun { id, subscription, first, permit } = begun;
         let rev = first.first().map_or(0, rev);
         writeln!(turn.out, "WATCHING {id} {rev}").expect("writing to memory does not fail");
         first.into_iter().for_each(|update| tell(id, update, subscription.path(), turn.out));
         let lines = lines(id, subscription, turn.session.clone(), permit);
-        self.watches.get_or_insert_default().push(Watch { id, database, lines });
+        self.watches.get_or_insert_default().push(Watch { id, lines });
     }
 
     /// Ends the watches that `keep` does not hold for.
@@ -98,18 +96,6 @@ impl Client {
         let watches = self.watches.take().into_iter().flat_map(|watches| *watches);
         let kept: Watches = watches.filter(keep).collect();
         self.watches = (!kept.is_empty()).then(|| Box::new(kept));
-    }
-
-    /// The client is somebody else now: ends what that one may not watch.
-    pub(super) fn recheck_watches(&mut self, turn: &mut Turn<'_>) {
-        let identity = self.identity.clone();
-        let refused = |watch: &Watch| watch.database.config().access.check_read(&identity).err();
-        for watch in self.watches.iter().flat_map(|watches| watches.iter()) {
-            if let Some(error) = refused(watch) {
-                end(watch.id, &error, turn.out);
-            }
-        }
-        self.keep_watches(|watch| refused(watch).is_none());
     }
 
     pub(super) fn poll_watches(&mut self, context: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<()> {

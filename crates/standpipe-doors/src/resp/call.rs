@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use standpipe_engine::{Error, ErrorKind, Op, Snapshot, StoreCursor, View};
+use standpipe_engine::{Database, Error, ErrorKind, Identity, Op, Snapshot, StoreCursor, View};
 use standpipe_tree::{
     CHILDREN, Format, JsonStream, Leaf, Location, PAST, Path, Progress, RowCursor as _, Rows, decode_key,
 };
@@ -57,8 +57,15 @@ pub(super) type Run = fn(&mut Call<'_>) -> Ran;
 /// The tree a command looks at.
 #[derive(Clone, Copy)]
 pub(super) enum Look<'a> {
-    Snapshot(&'a Snapshot),
+    Snapshot(&'a Snapshot, Reader<'a>),
     Writer(&'a View<'a>),
+}
+
+/// Who looks, at which database.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    pub(super) database: &'a Database,
+    pub(super) identity: &'a Identity,
 }
 
 /// What is at a path.
@@ -69,40 +76,52 @@ pub(super) enum Held<'a> {
 }
 
 impl<'a> Look<'a> {
-    pub(super) fn cursor(self, path: &Path) -> StoreCursor<'a> {
-        match self {
-            Self::Snapshot(snapshot) => snapshot.cursor(path),
+    /// A cursor over what is at and below `path`, for who may read that: there is no other way to look.
+    pub(super) fn cursor(self, path: &Path) -> Result<StoreCursor<'a>, Error> {
+        self.check_read(path)?;
+        Ok(match self {
+            Self::Snapshot(snapshot, _) => snapshot.cursor(path),
             Self::Writer(view) => view.cursor(path),
+        })
+    }
+
+    fn check_read(self, path: &Path) -> Result<(), Error> {
+        match self {
+            Self::Snapshot(snapshot, Reader { database, identity }) => {
+                database.check_read(snapshot, identity, path, None)
+            }
+            Self::Writer(view) => view.check_read(path),
         }
     }
 
     pub(super) fn held(self, path: &Path) -> Result<Held<'a>, Error> {
-        Ok(match self.cursor(path).seek(&[])? {
+        Ok(match self.cursor(path)?.seek(&[])? {
             None => Held::Nothing,
             Some((&[], value)) => Held::Leaf(decoded(value)?),
             Some(_) => Held::Node,
         })
     }
 
-    /// Is there a leaf at one of the path's ancestors?
+    /// Is there a leaf at one of the path's ancestors? One that can't be read is not told of: a write below
+    /// it takes its place, as through every other door.
     pub(super) fn leaf_above(self, path: &Path) -> Result<bool, Error> {
-        match self {
-            Self::Writer(view) => Ok(view.leaf_above(path)?.is_some()),
-            Self::Snapshot(snapshot) => {
+        let leaf = match self {
+            Self::Writer(view) => view.leaf_above(path)?,
+            Self::Snapshot(snapshot, _) => {
                 let mut above = path.parent();
-                while let Some(path) = above {
-                    if snapshot.leaf(&path.encode())?.is_some() {
-                        return Ok(true);
-                    }
+                while let Some(path) = &above
+                    && snapshot.leaf(&path.encode())?.is_none()
+                {
                     above = path.parent();
                 }
-                Ok(false)
+                above
             }
-        }
+        };
+        Ok(leaf.is_some_and(|leaf| self.check_read(&leaf).is_ok()))
     }
 
     pub(super) fn exists(self, path: &Path) -> Result<bool, Error> {
-        Ok(self.cursor(path).seek(&[])?.is_some())
+        Ok(self.cursor(path)?.seek(&[])?.is_some())
     }
 }
 
@@ -166,7 +185,7 @@ impl<'a> Call<'a> {
     /// The JSON of what is at `path`, within the limit of a reply.
     pub(super) fn json(&self, path: &Path, format: Format) -> Result<Vec<u8>, Fault> {
         let mut json = Vec::new();
-        let mut cursor = self.look.cursor(path);
+        let mut cursor = self.look.cursor(path)?;
         let mut stream = JsonStream::new(format, false);
         while stream.fill(&mut cursor, &mut json, PIECE_BYTES)? == Progress::More {
             self.check_reply(json.len())?;
@@ -203,7 +222,7 @@ impl<'a> Call<'a> {
         from: &[u8],
         mut visit: impl FnMut(&[u8], &str, Child<'a>) -> Result<ControlFlow<()>, Fault>,
     ) -> Result<(), Fault> {
-        let mut cursor = self.look.cursor(path);
+        let mut cursor = self.look.cursor(path)?;
         let mut row = cursor.seek(if from.is_empty() { &[CHILDREN] } else { from })?;
         let mut name = String::new();
         while let Some((key, value)) = row {

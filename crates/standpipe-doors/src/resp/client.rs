@@ -10,7 +10,7 @@ use standpipe_serve::{Class, CloseReason, Cost, Deadline, Outcome};
 use standpipe_wire::resp::{self, DecodeLimits, Decoded};
 
 use super::Shared;
-use super::call::{Call, Fault, Look, OwnedCall, Run};
+use super::call::{Call, Fault, Look, OwnedCall, Reader, Run};
 use super::keys::text;
 use super::multi::{Part, Transaction};
 use super::pubsub::Subscriptions;
@@ -167,7 +167,7 @@ impl Client {
             return Err(Fault::err(format!("wrong number of arguments for '{}' command", spec.name)));
         }
         if !spec.before_auth {
-            self.database.config().access.check_read(&self.identity)?;
+            self.database.check_entry(&self.identity)?;
         }
         let subscribed = self.more.as_ref().is_some_and(|more| more.subscriptions.is_some());
         if subscribed && self.version == Version::Two && !spec.while_subscribed {
@@ -195,6 +195,10 @@ impl Client {
     /// Replies with the leaf at a key, or that nothing is there: what most commands ask for, found in one search
     /// or two. False where it is more than that.
     fn leaf(&mut self, key: &[u8], turn: &mut Turn<'_>) -> Result<bool, Error> {
+        // Where rules have a say, the long way asks them.
+        if self.database.check_unruled(&self.identity).is_err() {
+            return Ok(false);
+        }
         let (separator, version) = (self.shared.separator, self.version);
         let Some(Reading { snapshot, row }) = self.reading()? else { return Ok(false) };
         row.clear();
@@ -233,7 +237,7 @@ impl Client {
         };
         let before = turn.out.len();
         let mut call = Call {
-            look: Look::Snapshot(&reading.snapshot),
+            look: Look::Snapshot(&reading.snapshot, Reader { database: &self.database, identity: &self.identity }),
             args,
             reply: Reply { out: turn.out, version: self.version },
             separator: self.shared.separator,
@@ -270,7 +274,7 @@ impl Client {
     /// A read that takes its time, on a worker.
     fn read_later(&self, run: Run, args: &[&[u8]], turn: &Turn<'_>) -> Answer<Done> {
         let call = self.owned(run, args, turn.limits.reply_bytes_max);
-        let (session, database) = (turn.session.clone(), self.database.clone());
+        let (session, database, identity) = (turn.session.clone(), self.database.clone(), self.identity.clone());
         let cost = Cost::Bytes(turn.limits.reply_chunk_bytes);
         let deadline = Deadline::after(turn.limits.request_ms_max);
         Box::pin(async move {
@@ -280,7 +284,8 @@ impl Client {
             };
             let job = move || {
                 let mut out = Vec::new();
-                call.run(Look::Snapshot(&snapshot), &mut out).map(|_nothing| out)
+                let reader = Reader { database: &database, identity: &identity };
+                call.run(Look::Snapshot(&snapshot, reader), &mut out).map(|_nothing| out)
             };
             Done::Replied(dispatch::run(&session, Class::Read, cost, deadline, job).await)
         })

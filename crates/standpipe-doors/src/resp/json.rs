@@ -150,7 +150,7 @@ pub(super) fn type_of(call: &mut Call<'_>) -> Ran {
         Held::Node => {
             // Dense integer keys show as an array, and the first byte tells.
             let mut first = Vec::new();
-            JsonStream::new(Format::Plain, false).fill(&mut call.look.cursor(&within.path), &mut first, 1)?;
+            JsonStream::new(Format::Plain, false).fill(&mut call.look.cursor(&within.path)?, &mut first, 1)?;
             Some(if first.first() == Some(&b'[') { "array" } else { "object" })
         }
     };

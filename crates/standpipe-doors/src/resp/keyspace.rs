@@ -14,7 +14,7 @@ use super::bus::Message;
 use super::call::Fault;
 use super::glob;
 use super::keys::Separator;
-use crate::dispatch::{Dispatch, Subscription, Update};
+use crate::dispatch::{Dispatch, Subscription, Update, Watcher};
 
 /// What is told of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,8 @@ pub(super) async fn watch(
     let permit =
         session.watch_permit().map_err(|refusal| Error::overloaded(refusal.to_string(), refusal.retry_after()))?;
     let since = database.rev();
-    let subscription = dispatch.watch(&session, &database, &identity, wanted.base.clone(), None, Some(since)).await?;
+    let watcher = Watcher::Fixed(identity.clone());
+    let subscription = dispatch.watch(&session, &database, watcher, wanted.base.clone(), None, Some(since)).await?;
     let feed = Feed { wanted, dispatch, database, identity, session, subscription, _permit: permit };
     Ok(stream::try_unfold(feed, |mut feed| async move {
         loop {

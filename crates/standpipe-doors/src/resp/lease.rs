@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use standpipe_engine::Op;
 use standpipe_tree::{Location, Path, Rows};
 
-use super::call::{Fault, Look, set};
+use super::call::{Fault, Look, Reader, set};
 use super::client::{Client, Done, Next};
 use super::keys::leaf;
 use super::strings::check_root;
@@ -19,8 +19,10 @@ type Answered = Result<Next, Fault>;
 fn path(client: &mut Client, key: &[u8]) -> Result<Path, Fault> {
     let path = client.shared.separator.path(key)?;
     check_root(&path)?;
+    let (database, identity) = (client.database.clone(), client.identity.clone());
+    let reader = Reader { database: &database, identity: &identity };
     if let Some(reading) = client.reading()?
-        && Look::Snapshot(&reading.snapshot).leaf_above(&path)?
+        && Look::Snapshot(&reading.snapshot, reader).leaf_above(&path)?
     {
         return Err(Fault::BELOW_VALUE);
     }

@@ -156,6 +156,7 @@ pub(super) fn watch(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
         return Err(Fault::err("too many watched keys on one connection (watchers_per_connection_max)"));
     }
     let (session, database): (Session, _) = (turn.session.clone(), client.database.clone());
+    let identity = client.identity.clone();
     let cost = Cost::Bytes(turn.limits.reply_chunk_bytes);
     let deadline = Deadline::after(turn.limits.request_ms_max);
     Ok(Next::Later(Box::pin(async move {
@@ -164,8 +165,12 @@ pub(super) fn watch(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
             Err(error) => return Done::Watched(Err(error)),
         };
         let job = move || {
-            let tag = |path: Path| etag(&mut snapshot.cursor(&path)).map(|etag| (path, etag));
-            paths.into_iter().map(tag).collect::<Result<Vec<_>, _>>().map_err(Error::from)
+            let tag = |path: Path| {
+                database.check_read(&snapshot, &identity, &path, None)?;
+                Ok((etag(&mut snapshot.cursor(&path))?, path))
+            };
+            let tagged = paths.into_iter().map(|path| tag(path).map(|(etag, path)| (path, etag)));
+            tagged.collect::<Result<Vec<_>, Error>>()
         };
         Done::Watched(dispatch::run(&session, Class::Read, cost, deadline, job).await)
     })))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{self, BoxStream, SelectAll, Stream, StreamExt as _};
-use standpipe_engine::Error;
+use standpipe_engine::{Error, ErrorKind};
 use standpipe_serve::{CloseReason, Session, WatchPermit};
 
 use super::Shared;
@@ -129,7 +129,11 @@ fn begin(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>, pattern: bool
                 changes.push(keyspace::watch(wanted, dispatch, database, identity.clone(), session.clone()).await?);
             }
             let source = match changes.len() {
-                0 => Source::Bus(session.watch_permit().map_err(crate::dispatch::refused)?),
+                0 => {
+                    // No rule speaks of channels.
+                    database.check_unruled(&identity)?;
+                    Source::Bus(session.watch_permit().map_err(crate::dispatch::refused)?)
+                }
                 1 => Source::Tree(changes.remove(0)),
                 _ => Source::Tree(stream::select_all(changes).boxed()),
             };
@@ -182,13 +186,14 @@ fn end(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>, pattern: bool) 
 }
 
 pub(super) fn publish(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
-    client.database.config().access.check_write(&client.identity)?;
+    client.database.check_unruled(&client.identity)?;
     let count = client.shared.bus.publish(args[1], args[2], turn.limits.mailbox_bytes_max);
     client.reply(turn.out).integer(count as i64);
     Ok(())
 }
 
 pub(super) fn pubsub(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<(), Fault> {
+    client.database.check_unruled(&client.identity)?;
     let bus = &client.shared.bus;
     let mut reply = client.reply(turn.out);
     match &args[1..] {
@@ -248,6 +253,10 @@ impl Client {
                 Poll::Ready(())
             }
             // What can't be watched any more must not look as if nothing happened there.
+            Poll::Ready(Some(Err(error))) if error.kind() == ErrorKind::Denied => {
+                turn.session.close(CloseReason::Revoked);
+                Poll::Pending
+            }
             Poll::Ready(Some(Err(error))) => {
                 tracing::warn!(%error, "a subscription to the tree ended");
                 turn.session.close(CloseReason::Internal);

@@ -83,7 +83,7 @@ fn every_leaf(
     max: usize,
     mut visit: impl FnMut(&Call<'_>, String) -> Result<(), Fault>,
 ) -> Result<Option<Vec<u8>>, Fault> {
-    let mut cursor = call.look.cursor(&Path::root());
+    let mut cursor = call.look.cursor(&Path::root())?;
     let mut row = cursor.seek(from)?;
     let mut seen = 0;
     while let Some((key, _)) = row {

@@ -121,7 +121,7 @@ fn a_locked_database_serves_administrators_only() {
     let database = open_with(&config, Box::new(LocalLog));
     assert_eq!(write(&database, set_op("/a", "1")).unwrap_err().kind(), ErrorKind::Denied);
     write_as(&database, set_op("/a", "1"), None, Identity::Admin).unwrap();
-    assert!(Access::Locked.check_read(&Identity::Anonymous).is_err());
+    assert!(Access::Locked.check(&Identity::Anonymous).is_err());
 }
 
 #[test]

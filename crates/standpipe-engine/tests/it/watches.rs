@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use standpipe_engine::{Database, EngineConfig, LocalLog, ResetReason, Resume, Watch, WatchRead, Window, resume};
+use standpipe_engine::{Database, EngineConfig, LocalLog, ResetReason, Resume, Touched, Watch, WatchRead, Window, resume};
 use standpipe_tree::{EventKind, Format, Path};
 use tempfile::TempDir;
 
@@ -201,10 +201,12 @@ fn a_query_window_moves() {
     set(&database, "/log", r#"{"a":{"n":1},"b":{"n":2},"c":{"n":3}}"#);
     let query = standpipe_tree::parse_rest(&[("orderBy", "\"n\""), ("limitToLast", "2")]).unwrap().unwrap();
     let snapshot = || database.try_snapshot().unwrap();
-    let (mut window, first) = Window::open(&snapshot(), path("/log"), query, 100).unwrap();
+    let (mut window, first) = Window::open(&snapshot(), path("/log"), query, Format::Plain, 100).unwrap();
     assert_eq!(first, br#"{"b":{"n":2},"c":{"n":3}}"#);
+    let mut watch = database.watch(&path("/log"));
     let mut moved = |expected: Option<Value>| {
-        let json = window.advance(&snapshot()).unwrap();
+        let WatchRead::Events(events) = watch.read(100) else { panic!("it fits") };
+        let json = window.advance(&snapshot(), Touched::Events(&events)).unwrap();
         assert_eq!(json.map(|json| serde_json::from_slice::<Value>(&json).unwrap()), expected);
     };
     set(&database, "/log/d", r#"{"n":4}"#);
