@@ -3,6 +3,7 @@
 mod compiling;
 mod deciding;
 mod evaluating;
+mod random;
 
 use serde_json::{Value, json};
 
