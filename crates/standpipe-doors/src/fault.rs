@@ -87,11 +87,34 @@ pub(crate) fn outcome(kind: ErrorKind) -> Outcome {
     }
 }
 
-/// Logs a refusal; an internal error is for a person to look at.
+/// Logs a refusal; an internal error is for a person to look at, and why rules refuse for those who test them.
 pub(crate) fn log(error: &Error) {
     if error.kind() == ErrorKind::Internal {
         tracing::error!(?error, "request failed");
+    } else if let Some(why) = denial_line(error) {
+        tracing::info!("denied: {why}");
     } else {
         tracing::debug!(?error, "request refused");
     }
+}
+
+/// Longest line that tells why rules refuse.
+const DENIAL_BYTES_MAX: usize = 500;
+
+/// Which rule refused and why, where that may be told, on one line of printable ASCII.
+pub(crate) fn denial_line(error: &Error) -> Option<String> {
+    let text = error.denial()?.to_string();
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        // What is cut ends in dots.
+        if line.len() + 16 > DENIAL_BYTES_MAX {
+            line.push_str("...");
+            break;
+        }
+        match character {
+            ' '..='~' => line.push(character),
+            other => line.extend(other.escape_unicode()),
+        }
+    }
+    Some(line)
 }

@@ -127,7 +127,8 @@ impl Error {
         self.cause.as_deref()
     }
 
-    /// Which rule refused, and why: known where [`crate::EngineConfig::trace_denials`] asks for it. It tells
+    /// Which rule refused, and why: known where [`crate::EngineConfig::trace_denials`] asks for it, or
+    /// where an administrator acts as a user ([`crate::Identity::acting_as`]). It tells
     /// of data that the caller may not be allowed to see.
     pub fn denial(&self) -> Option<&Denial> {
         self.denial.as_deref()

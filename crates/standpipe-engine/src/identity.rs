@@ -23,6 +23,7 @@ pub enum Identity {
 pub struct User {
     auth: Value,
     text: Box<str>,
+    traced: bool,
 }
 
 impl User {
@@ -46,7 +47,19 @@ impl Identity {
     /// The user for whom `auth` is this in rules.
     pub fn user(auth: Value) -> Self {
         let text = auth.to_string().into();
-        Self::User(Arc::new(User { auth, text }))
+        Self::User(Arc::new(User { auth, text, traced: false }))
+    }
+
+    /// An administrator who acts as the user for whom `auth` is this: rules apply, and a refusal says why
+    /// ([`crate::Error::denial`]).
+    pub fn acting_as(auth: Value) -> Self {
+        let text = auth.to_string().into();
+        Self::User(Arc::new(User { auth, text, traced: true }))
+    }
+
+    /// Whether whoever asks may know why rules refuse something.
+    pub(crate) fn traced(&self) -> bool {
+        matches!(self, Self::User(user) if user.traced)
     }
 
     /// What `auth` is in rules; `None` is null.

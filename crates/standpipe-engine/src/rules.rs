@@ -98,6 +98,7 @@ impl Rules {
             Standing::Unreadable(_) => return Err(Error::denied()),
             Standing::Set(rules) => rules,
         };
+        let trace = trace || identity.traced();
         let request = Request { auth: identity.auth(), now_ms, query: None, trace };
         match ask(rules, &request)? {
             Verdict::Allowed => Ok(()),

@@ -60,6 +60,11 @@ impl RuleSet {
         &self.text
     }
 
+    /// The source as strict JSON: without comments, trailing commas and line ends in strings.
+    pub fn strict_text(&self) -> String {
+        source::strict(&self.text)
+    }
+
     /// How many `.read`, `.write` and `.validate` rules there are.
     pub fn rule_count(&self) -> usize {
         self.code.rules.len()

@@ -226,6 +226,8 @@ fn engine_config(settings: &Settings) -> EngineConfig {
             Mode::Dev => Access::Open,
             Mode::Serve => Access::Locked,
         },
+        // Whoever develops rules has to know; anybody else would be told of data they may not see.
+        trace_denials: settings.mode == Mode::Dev,
         map_bytes_initial: engine.map_bytes_initial,
         readers_max: engine.readers_max,
         ..with_limits(&server.data, limits)

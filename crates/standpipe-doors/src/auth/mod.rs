@@ -359,7 +359,7 @@ fn act_as(json: &str) -> Result<Identity, Error> {
     let refused = || Error::bad_request("auth_variable_override must be a JSON object or null");
     match serde_json::from_str(json).map_err(|_| refused())? {
         Value::Null => Ok(Identity::Anonymous),
-        auth @ Value::Object(_) => Ok(Identity::user(auth)),
+        auth @ Value::Object(_) => Ok(Identity::acting_as(auth)),
         _ => Err(refused()),
     }
 }

@@ -4,6 +4,7 @@
 
 mod body;
 mod conn;
+mod coverage;
 mod io;
 mod operations;
 mod params;
@@ -33,7 +34,7 @@ use self::route::{Route, route};
 use self::sse::{TakenBy, Takeover};
 use crate::auth::{Caller, Credentials, Identified};
 use crate::dispatch::Dispatch;
-use crate::fault::{http_refusal, http_status};
+use crate::fault::{self, http_refusal, http_status};
 use crate::firebase::websocket::Upgrade;
 use crate::firebase::{self, Polls, Sessions};
 
@@ -42,6 +43,9 @@ const DEFAULT_RULES: &str = "{\"rules\":{}}";
 
 /// The revision of an accepted write.
 static REV_HEADER: HeaderName = HeaderName::from_static("x-standpipe-rev");
+
+/// Which rule refused, for those who may know.
+static DENIED_HEADER: HeaderName = HeaderName::from_static("x-standpipe-denied");
 
 /// An answer before its body is tied to the request.
 type Answer = Response<Content>;
@@ -198,22 +202,28 @@ impl HttpDoor {
             Route::Metrics => {
                 Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics, &inner.credentials)))
             }
-            Route::Rules | Route::Databases | Route::Backup | Route::Status => {
+            Route::Rules | Route::Databases | Route::Backup | Route::Status | Route::Coverage | Route::CoveragePage => {
                 let Identified { identity, .. } = identify().await?;
-                // How it is doing is no secret of a server that shows everybody its data.
-                let shown =
-                    matches!(route, Route::Status) && inner.dispatch.engine().config().access.check(&identity).is_ok();
+                // How it is doing is no secret of a server that shows everybody its data; and test-suites fetch
+                // coverage from the emulator as nobody.
+                let shown = match route {
+                    Route::Status => inner.dispatch.engine().config().access.check(&identity).is_ok(),
+                    Route::Coverage | Route::CoveragePage => inner.credentials.is_emulator(),
+                    _ => false,
+                };
                 if identity != Identity::Admin && !shown {
                     return Err(Error::denied());
                 }
                 let namespace = namespace(&params, &parts.headers, parts.uri.host());
                 let admin = operations::Admin { dispatch: &inner.dispatch, session, activity, namespace };
                 match (route, method) {
-                    (Route::Rules, Method::GET) => Box::pin(admin.rules()).await,
+                    (Route::Rules, Method::GET) => Box::pin(admin.rules(parts.uri.query())).await,
                     (Route::Rules, Method::PUT) => Box::pin(admin.put_rules(body, parts.uri.query())).await,
                     (Route::Databases, Method::GET) => admin.databases(),
                     (Route::Status, Method::GET) => admin.status().await,
                     (Route::Backup, Method::GET) => Box::pin(admin.backup()).await,
+                    (Route::Coverage, Method::GET) => Ok(coverage::json(&*admin.database()?)),
+                    (Route::CoveragePage, Method::GET) => Ok(coverage::page(&*admin.database()?)),
                     (Route::Rules, _) => Ok(not_allowed("GET, HEAD, PUT")),
                     _ => Ok(not_allowed("GET, HEAD")),
                 }
@@ -344,7 +354,10 @@ fn namespace(params: &Params<'_>, headers: &HeaderMap, uri_host: Option<&str>) -
 fn common_headers(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if origin.is_some() {
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, X-Standpipe-Rev"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("ETag, X-Standpipe-Rev, X-Standpipe-Denied"),
+        );
     }
     let allowed = origin.unwrap_or(HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
@@ -381,15 +394,14 @@ fn text(text: &'static str) -> Answer {
 
 /// `{"error":"…"}` with the status of the error's kind; logs what a person should look at.
 fn error_answer(error: &Error) -> Answer {
-    if error.kind() == ErrorKind::Internal {
-        tracing::error!(?error, "request failed");
-    } else {
-        tracing::debug!(?error, "request refused");
-    }
+    fault::log(error);
     let mut answer = json_answer(Content::Full(error_json(error.message()).into()));
     *answer.status_mut() = http_status(error.kind());
     if let Some(after) = error.retry_after() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+    }
+    if let Some(why) = fault::denial_line(error).and_then(|why| HeaderValue::try_from(why).ok()) {
+        answer.headers_mut().insert(DENIED_HEADER.clone(), why);
     }
     answer
 }

@@ -47,13 +47,18 @@ pub(super) struct Admin<'a> {
 }
 
 impl Admin<'_> {
-    fn database(&self) -> Result<Arc<Database>, Error> {
+    pub(super) fn database(&self) -> Result<Arc<Database>, Error> {
         self.dispatch.database(self.namespace.as_deref())
     }
 
-    /// The rules text as it was put.
-    pub(super) async fn rules(&self) -> Result<Answer, Error> {
-        let rules = self.database()?.snapshot().await?.rules()?;
+    /// The rules text as it was put, or with `format=strict` as JSON without comments.
+    pub(super) async fn rules(&self, query: Option<&str>) -> Result<Answer, Error> {
+        let database = self.database()?;
+        let strict = query.is_some_and(|query| query.split('&').any(|pair| pair == "format=strict"));
+        if let Some(rules) = database.rules().filter(|_| strict) {
+            return Ok(json_answer(Content::Full(rules.strict_text().into())));
+        }
+        let rules = database.snapshot().await?.rules()?;
         let rules = rules.unwrap_or_else(|| super::DEFAULT_RULES.to_owned());
         Ok(json_answer(Content::Full(rules.into())))
     }

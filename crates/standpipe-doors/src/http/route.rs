@@ -16,6 +16,10 @@ pub(crate) enum Route {
     Databases,
     /// `/.inspect/backup`.
     Backup,
+    /// `/.inspect/coverage.json`.
+    Coverage,
+    /// `/.inspect/coverage`: the same as a page.
+    CoveragePage,
     /// `/.ws`: a session of the Firebase protocol over a WebSocket.
     WebSocket,
     /// `/.lp`: the same by long polling.
@@ -52,6 +56,8 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
         "/.settings/rules.json" => Route::Rules,
         "/.inspect/databases.json" => Route::Databases,
         "/.inspect/backup" => Route::Backup,
+        "/.inspect/coverage.json" => Route::Coverage,
+        "/.inspect/coverage" => Route::CoveragePage,
         "/emulators" => Route::Emulators,
         path => match path.strip_suffix(".json") {
             Some(path) => Route::Tree(location(path)?),
@@ -111,6 +117,8 @@ mod tests {
         check("/", Ok("Index"));
         check("/metrics", Ok("Metrics"));
         check("/.status", Ok("Status"));
+        check("/.inspect/coverage", Ok("CoveragePage"));
+        check("/.inspect/coverage.json", Ok("Coverage"));
         check("/.ws/", Ok("WebSocket"));
         check("/a%2Fb.json", Err("'/'"));
         check("/a%ff.json", Err("UTF-8"));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use standpipe_engine::{Database, EngineConfig, LocalLog, ResetReason, Resume, Touched, Watch, WatchRead, Window, resume};
+use standpipe_engine::{
+    Database, EngineConfig, LocalLog, ResetReason, Resume, Touched, Watch, WatchRead, Window, resume,
+};
 use standpipe_tree::{EventKind, Format, Path};
 use tempfile::TempDir;
 

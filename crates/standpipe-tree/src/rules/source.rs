@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::error::Problem;
 use super::limits::{RULES_BYTES_MAX, RULES_DEPTH_MAX};
+use crate::json::write_json_string;
 
 /// A string of the text, its escapes replaced.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +74,44 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
         return Err(reader.unexpected("the end of the text"));
     }
     Ok(node)
+}
+
+/// A text that can be read, as strict JSON.
+pub(super) fn strict(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    if let Ok(node) = read(text) {
+        write(&node.value, &mut out);
+    }
+    String::from_utf8(out).expect("it is made of whole texts")
+}
+
+fn write(value: &Value, out: &mut Vec<u8>) {
+    let mut separator = None;
+    match value {
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        // No rules that compile have numbers.
+        Value::Null | Value::Number => out.extend_from_slice(b"null"),
+        Value::String(text) => write_json_string(&text.text, out),
+        Value::Array(items) => {
+            out.push(b'[');
+            for item in items {
+                out.extend(separator.replace(b','));
+                write(&item.value, out);
+            }
+            out.push(b']');
+        }
+        Value::Object(members) => {
+            out.push(b'{');
+            for (key, member) in members {
+                out.extend(separator.replace(b','));
+                write_json_string(&key.text, out);
+                out.push(b':');
+                write(&member.value, out);
+            }
+            out.push(b'}');
+        }
+    }
 }
 
 struct Reader<'a> {
@@ -334,6 +373,13 @@ mod tests {
         }
         check(&"[".repeat(5_000), Err((RULES_DEPTH_MAX + 1, "deeper")));
         check(&" ".repeat(RULES_BYTES_MAX + 1), Err((0, "longer")));
+    }
+
+    #[test]
+    fn strict_json() {
+        let text = "// all\n{\"rules\": {\"a\": {\".read\": \"x\n\\u0041\", \".indexOn\": [\"b\", \"c\",],}, \".write\": true}}";
+        let expected = r#"{"rules":{"a":{".read":"x\nA",".indexOn":["b","c"]},".write":true}}"#;
+        assert_eq!(strict(text), expected);
     }
 
     #[test]

@@ -54,19 +54,25 @@ fn pages_see_each_other_and_survive_a_crash() {
 
 #[test]
 fn pages_without_websockets_are_served_too() {
-    check("polling", &[
-        json!({"seen": "before"}),
-        json!({"long": true}),
-        json!({"added": true, "count": 1}),
-        json!({"seen": "after"}),
-        json!({"polls": true, "sockets": 0}),
-    ]);
+    check(
+        "polling",
+        &[
+            json!({"seen": "before"}),
+            json!({"long": true}),
+            json!({"added": true, "count": 1}),
+            json!({"seen": "after"}),
+            json!({"polls": true, "sockets": 0}),
+        ],
+    );
 }
 
 #[test]
 fn a_page_moves_from_polling_to_a_websocket_and_misses_nothing() {
-    check("upgrade", &[
-        json!({"count": 400, "whole": true, "theirs": 400}),
-        json!({"moved": 1, "connected": [false, true], "here": null, "polls": true}),
-    ]);
+    check(
+        "upgrade",
+        &[
+            json!({"count": 400, "whole": true, "theirs": 400}),
+            json!({"moved": 1, "connected": [false, true], "here": null, "polls": true}),
+        ],
+    );
 }
