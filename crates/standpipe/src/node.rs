@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use standpipe_doors::{Authority, Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
-use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig};
+use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig, QueryUnindexed};
 use standpipe_serve::{BindError, Limits, Server, ServerConfig, SocketListener};
+use standpipe_tree::rules::RuleSet;
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -154,7 +155,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         Mode::Dev => Token::Emulator,
         Mode::Serve => Token::kept(&values.server.data)?,
     };
-    let engine = engine_config(settings);
+    let engine = engine_config(settings)?;
     let listen = Listen {
         http: &values.server.listen,
         socket: &values.server.socket,
@@ -210,9 +211,21 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
 }
 
 /// The settings as the engine wants them.
-fn engine_config(settings: &Settings) -> EngineConfig {
+fn engine_config(settings: &Settings) -> Result<EngineConfig> {
     let config::Values { server, databases, engine, limits, .. } = &settings.values;
-    EngineConfig {
+    // A namespace of `dev` begins with the rules that are given, as in the emulator.
+    let rules_at_open = match (settings.mode, &settings.rules) {
+        (Mode::Dev, Some(path)) => Some(rules_text(path)?.into()),
+        _ => None,
+    };
+    Ok(EngineConfig {
+        rules_at_open,
+        trace_denials: settings.mode == Mode::Dev,
+        query_unindexed: match engine.query_unindexed {
+            config::QueryUnindexed::Auto => QueryUnindexed::Auto,
+            config::QueryUnindexed::Allow => QueryUnindexed::Allow,
+            config::QueryUnindexed::Refuse => QueryUnindexed::Refuse,
+        },
         databases: match settings.mode {
             Mode::Dev => Databases::OnDemand,
             Mode::Serve => Databases::Named(databases.names.clone()),
@@ -231,6 +244,16 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         map_bytes_initial: engine.map_bytes_initial,
         readers_max: engine.readers_max,
         ..with_limits(&server.data, limits)
+    })
+}
+
+/// A rules file that compiles.
+fn rules_text(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    match RuleSet::compile(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::usage(format!("{}:{error}", path.display()))
+            .help(format!("mend {} and start again", path.display()))),
     }
 }
 
@@ -254,10 +277,10 @@ pub(crate) fn with_limits(dir: &Path, limits: &Limits) -> EngineConfig {
     }
 }
 
-/// Stores the rules and loads what `--import` names, into databases that are empty.
+/// Stores the rules of `serve` and loads what `--import` names, into databases that are empty.
 fn load(settings: &Settings, node: &Node, token: &Token) -> Result<()> {
-    if let Some(path) = &settings.rules {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    if let (Mode::Serve, Some(path)) = (settings.mode, &settings.rules) {
+        let text = rules_text(path)?;
         Client::new(&node.url(), &token.access(None))?
             .put_rules(text)
             .map_err(|failure| failure.help(format!("mend {} and start again", path.display())))?;
@@ -265,7 +288,7 @@ fn load(settings: &Settings, node: &Node, token: &Token) -> Result<()> {
     let Some(source) = &settings.import else { return Ok(()) };
     for (db, file) in import_files(source)? {
         let database = node.engine().resolve(db.as_deref())?;
-        if database.rev() > 0 {
+        if database.try_snapshot().map_err(|error| Failure::failed(error.to_string()))?.state().rows > 0 {
             tracing::info!(database = database.name(), "not imported: the database is not empty");
             continue;
         }
@@ -402,11 +425,13 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
             eprintln!("  watch   curl -N -H 'accept: text/event-stream' {url}/home.json");
             eprintln!("  write   curl -X PUT -d 21.5 {url}/home/kitchen/temp.json");
             eprintln!("  SDK     export FIREBASE_DATABASE_EMULATOR_HOST={}", url.trim_start_matches("http://"));
-            eprintln!("  access  open to everybody on this machine; `owner` is the administrator");
+            let access =
+                if settings.rules.is_some() { "as the rules say" } else { "open to everybody on this machine" };
+            eprintln!("  access  {access}; `owner` is the administrator");
         }
         Token::Kept { file, .. } => {
             eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", file.display());
-            eprintln!("  access  administrators only: rules are stored, but not evaluated yet");
+            eprintln!("  access  administrators only, unless rules (--rules FILE) let others in");
         }
     }
     for (door, at) in others {

@@ -93,6 +93,20 @@ pub(crate) struct Engine {
     pub(crate) map_bytes_initial: usize,
     /// Snapshots open at once in each database.
     pub(crate) readers_max: u32,
+    /// What becomes of a query in an order that the rules declare no index for.
+    pub(crate) query_unindexed: QueryUnindexed,
+}
+
+/// What becomes of a query that no index answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum QueryUnindexed {
+    /// Refused where rules were put, answered where none were
+    Auto,
+    /// Answered by looking at all children
+    Allow,
+    /// Refused
+    Refuse,
 }
 
 /// What divides redis keys into the segments of a path.
@@ -147,6 +161,7 @@ impl Values {
                 interval_ms: 100,
                 map_bytes_initial: 16 << 30,
                 readers_max: 4_096,
+                query_unindexed: QueryUnindexed::Auto,
             },
             limits: Limits::default(),
             pipe: Vec::new(),
