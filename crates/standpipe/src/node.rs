@@ -220,7 +220,6 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig> {
     };
     Ok(EngineConfig {
         rules_at_open,
-        trace_denials: settings.mode == Mode::Dev,
         query_unindexed: match engine.query_unindexed {
             config::QueryUnindexed::Auto => QueryUnindexed::Auto,
             config::QueryUnindexed::Allow => QueryUnindexed::Allow,
