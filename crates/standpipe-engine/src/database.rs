@@ -192,7 +192,7 @@ impl Database {
 
     /// The committed revision.
     pub fn rev(&self) -> u64 {
-        *self.hub.revisions().borrow()
+        self.hub.published()
     }
 
     /// Figures for metrics.

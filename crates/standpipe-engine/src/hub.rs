@@ -1,6 +1,6 @@
 //! The hub: one bounded ring for each watched path, a watcher is a cursor in it. Publishing costs
 //! the number of watched paths touched, never the number of watchers, and a slow watcher costs a
-//! cursor, never a queue. Attaching and resuming are `watch`'s business.
+//! cursor, never a queue. Attaching and resuming are `watch`'s business, reading many paths at once is `feed`'s.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -9,8 +9,10 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use standpipe_tree::{Change, Path};
+use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
 
+use crate::feed::Marks;
 use crate::store::keys::prefix_end;
 
 /// One accepted write as the watchers of one path share it.
@@ -21,17 +23,24 @@ pub struct TopicEvent {
     /// What was written.
     pub change: Arc<Change>,
     frame: OnceLock<Bytes>,
+    message: OnceLock<Bytes>,
 }
 
 impl TopicEvent {
     pub(crate) fn new(rev: u64, change: Arc<Change>) -> Self {
-        Self { rev, change, frame: OnceLock::new() }
+        Self { rev, change, frame: OnceLock::new(), message: OnceLock::new() }
     }
 
     /// The event as a door sends it, made by the first watcher and shared by all others. Empty
     /// where there is nothing to say to watchers of this path.
     pub fn frame(&self, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
         self.frame.get_or_init(|| make(self)).clone()
+    }
+
+    /// As [`TopicEvent::frame`], for the one other form there is: a door that speaks another protocol has
+    /// its own.
+    pub fn message(&self, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.message.get_or_init(|| make(self)).clone()
     }
 }
 
@@ -41,6 +50,8 @@ struct Ring {
     bytes: usize,
     /// Sequence number of the event after the last; the ring holds the ones just before.
     next: u64,
+    /// The feeds that read it, each with the slot to mark.
+    feeds: SmallVec<[(Arc<Marks>, u32); 1]>,
 }
 
 /// One watched path.
@@ -79,6 +90,46 @@ impl Topic {
         Read::Events(events)
     }
 
+    /// Has a feed told of what comes from now on; the position after the newest event.
+    pub(crate) fn attach(&self, marks: &Arc<Marks>, slot: u32) -> u64 {
+        let mut ring = self.ring.lock();
+        ring.feeds.push((marks.clone(), slot));
+        ring.next
+    }
+
+    /// Has a feed told no more.
+    pub(crate) fn detach(&self, marks: &Arc<Marks>, slot: u32) {
+        let mut ring = self.ring.lock();
+        let ours = |feed: &(Arc<Marks>, u32)| feed.1 == slot && Arc::ptr_eq(&feed.0, marks);
+        if let Some(index) = ring.feeds.iter().position(ours) {
+            ring.feeds.swap_remove(index);
+        }
+    }
+
+    /// Gives the events from `cursor` on up to revision `up_to` to `give`, and moves past them. Says the
+    /// revision of the first one that is left, or that some are no longer here.
+    pub(crate) fn read_to(
+        &self,
+        cursor: &mut u64,
+        up_to: u64,
+        mut give: impl FnMut(&Arc<TopicEvent>),
+    ) -> Result<Option<u64>, Lagged> {
+        let ring = self.ring.lock();
+        let behind = usize::try_from(ring.next - *cursor).unwrap_or(usize::MAX);
+        let Some(start) = ring.events.len().checked_sub(behind) else {
+            *cursor = ring.next;
+            return Err(Lagged);
+        };
+        for event in ring.events.range(start..) {
+            if event.rev > up_to {
+                return Ok(Some(event.rev));
+            }
+            *cursor += 1;
+            give(event);
+        }
+        Ok(None)
+    }
+
     /// Waits until there is something at `cursor`.
     pub(crate) async fn changed(&self, cursor: u64) {
         loop {
@@ -90,7 +141,7 @@ impl Topic {
         }
     }
 
-    fn push(&self, event: Arc<TopicEvent>, bytes: usize, limits: RingLimits) {
+    fn push(&self, event: Arc<TopicEvent>, bytes: usize, limits: RingLimits, woken: &mut Vec<Arc<Marks>>) {
         let mut ring = self.ring.lock();
         ring.next += 1;
         if bytes > limits.bytes_max {
@@ -105,10 +156,15 @@ impl Topic {
                 ring.bytes -= cost(&oldest.change);
             }
         }
+        woken.extend(ring.feeds.iter().filter(|(marks, slot)| marks.mark(*slot)).map(|(marks, _)| marks.clone()));
         drop(ring);
         self.news.notify_waiters();
     }
 }
+
+/// Events since a cursor are no longer in the ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lagged;
 
 /// Bytes an event of this change is counted with.
 fn cost(change: &Change) -> usize {
@@ -129,11 +185,13 @@ pub(crate) struct Hub {
     /// By encoded path, so that the watched paths below a change are one range.
     topics: RwLock<BTreeMap<Vec<u8>, Arc<Topic>>>,
     rev: watch::Sender<u64>,
+    /// Feeds that were marked and are not told yet: they are when the revision has moved.
+    woken: Mutex<Vec<Arc<Marks>>>,
 }
 
 impl Hub {
     pub(crate) fn new(rev: u64) -> Self {
-        Self { topics: RwLock::default(), rev: watch::Sender::new(rev) }
+        Self { topics: RwLock::default(), rev: watch::Sender::new(rev), woken: Mutex::default() }
     }
 
     /// The topic of `path`; the caller keeps the `Arc` while it watches.
@@ -155,22 +213,30 @@ impl Hub {
         }
     }
 
-    /// Hands a committed change to every watched path it touches, then moves the revision.
+    /// Hands a committed change to every watched path it touches; [`Hub::advance`] comes after it, for
+    /// one change or for several.
     pub(crate) fn publish(&self, rev: u64, change: &Arc<Change>, limits: RingLimits) {
         let bytes = cost(change);
+        let mut woken = self.woken.lock();
         self.for_touched(change, |topic| {
-            topic.push(Arc::new(TopicEvent::new(rev, change.clone())), bytes, limits);
+            topic.push(Arc::new(TopicEvent::new(rev, change.clone())), bytes, limits, &mut woken);
         });
-        self.advance(rev);
     }
 
-    /// Moves the revision that `at_least` waits for.
+    /// Moves the revision that `at_least` waits for, and tells the feeds: what is published up to it is
+    /// in the rings, and marked.
     pub(crate) fn advance(&self, rev: u64) {
         self.rev.send_if_modified(|current| {
             let newer = rev > *current;
             *current = rev.max(*current);
             newer
         });
+        self.woken.lock().drain(..).for_each(|marks| marks.tell());
+    }
+
+    /// The revision up to which everything is published.
+    pub(crate) fn published(&self) -> u64 {
+        *self.rev.borrow()
     }
 
     /// Follows the committed revision.

@@ -352,11 +352,11 @@ impl Writer {
         let limits = self.ring_limits();
         for (record, _) in records {
             for (rev, transaction) in (record.first_rev..).zip(&record.transactions) {
-                match &transaction.effect {
-                    Effect::Change(change) => self.hub.publish(rev, change, limits),
-                    _ => self.hub.advance(rev),
+                if let Effect::Change(change) = &transaction.effect {
+                    self.hub.publish(rev, change, limits);
                 }
             }
+            self.hub.advance(record.last_rev());
         }
         Ok(())
     }

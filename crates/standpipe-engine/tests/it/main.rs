@@ -3,6 +3,7 @@
 
 mod compute;
 mod faults;
+mod feed;
 mod leases;
 mod model;
 mod naive;
