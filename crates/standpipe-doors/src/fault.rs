@@ -78,6 +78,23 @@ pub(crate) fn line_text(error: &Error) -> String {
     text.chars().take(SENTENCE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).chain(['\n']).collect()
 }
 
+/// The status that a client of Firebase's realtime protocol sees (firebase-rtdb §5.2).
+pub(crate) fn firebase_status(error: &Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::BadRequest | ErrorKind::NotFound => "invalid",
+        ErrorKind::Unauthenticated if error.message() == EXPIRED => "expired_token",
+        ErrorKind::Unauthenticated => "invalid_token",
+        ErrorKind::Denied => "permission_denied",
+        ErrorKind::Conflict => "datastale",
+        ErrorKind::TooLarge => "too_big",
+        ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Deadline | ErrorKind::Cancelled => "unavailable",
+        ErrorKind::Internal => "internal_error",
+    }
+}
+
+/// What a client is told whose credential has had its time.
+pub(crate) const EXPIRED: &str = "Auth token is expired";
+
 /// How a request ended that was answered with an error.
 pub(crate) fn outcome(kind: ErrorKind) -> Outcome {
     match kind {

@@ -50,6 +50,10 @@ impl Marks {
         self.news.notify_one();
     }
 
+    fn is_marked(&self) -> bool {
+        !self.set.lock().slots.is_empty()
+    }
+
     /// Moves the marked slots to `into`.
     fn take(&self, into: &mut Vec<u32>) {
         let mut set = self.set.lock();
@@ -159,6 +163,8 @@ impl Feed {
     /// Waits until [`Feed::take`] may have something.
     pub async fn changed(&self) {
         match self.awaited {
+            // What is marked already is news also to who did not listen when it was told.
+            None if self.marks.is_marked() => {}
             None => self.marks.news.notified().await,
             Some(rev) => {
                 let mut revisions = self.database.hub().revisions();

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use standpipe_tree::{Change, Path};
 use smallvec::SmallVec;
+use standpipe_tree::{Change, Path};
 use tokio::sync::{Notify, watch};
 
 use crate::feed::Marks;

@@ -46,6 +46,9 @@ pub enum Refusal {
     /// `watchers_per_connection_max` are attached to this connection.
     #[error("too many watchers on one connection (watchers_per_connection_max); close some")]
     ConnectionWatchers,
+    /// `listens_per_session_max` are attached to this session.
+    #[error("too many listens in one session (listens_per_session_max); stop some")]
+    SessionListens,
     /// The node stops.
     #[error("the server is shutting down; try again")]
     Stopping,
@@ -53,7 +56,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them; the position is the index of their counter.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connections,
         Self::DoorConnections,
         Self::PeerConnections,
@@ -62,6 +65,7 @@ impl Refusal {
         Self::Bodies,
         Self::Watchers,
         Self::ConnectionWatchers,
+        Self::SessionListens,
         Self::Stopping,
     ];
 
@@ -76,7 +80,8 @@ impl Refusal {
             Self::Bodies => 5,
             Self::Watchers => 6,
             Self::ConnectionWatchers => 7,
-            Self::Stopping => 8,
+            Self::SessionListens => 8,
+            Self::Stopping => 9,
         }
     }
 
@@ -91,6 +96,7 @@ impl Refusal {
             Self::Bodies => "bodies",
             Self::Watchers => "watchers",
             Self::ConnectionWatchers => "connection_watchers",
+            Self::SessionListens => "session_listens",
             Self::Stopping => "stopping",
         }
     }
@@ -102,7 +108,7 @@ impl Refusal {
             Self::QueueFull { retry_ms } | Self::Rate { retry_ms } => Duration::from_millis(retry_ms as u64),
             Self::Bodies | Self::Stopping => Duration::from_secs(1),
             Self::Connections | Self::DoorConnections | Self::Watchers => Duration::from_secs(5),
-            Self::PeerConnections | Self::ConnectionWatchers => Duration::from_secs(10),
+            Self::PeerConnections | Self::ConnectionWatchers | Self::SessionListens => Duration::from_secs(10),
         }
     }
 }
@@ -243,10 +249,21 @@ impl WatchPermit {
     /// Both budgets are exact at every moment: a failed attempt may only hold, for an instant, a
     /// place of its own connection.
     pub(crate) fn take(session: Session) -> Result<Self, Refusal> {
+        let max = session.core().limits.load().watchers_per_connection_max;
+        Self::take_of(session, max, Refusal::ConnectionWatchers)
+    }
+
+    /// As [`WatchPermit::take`], where one connection is made for many.
+    pub(crate) fn take_listen(session: Session) -> Result<Self, Refusal> {
+        let max = session.core().limits.load().listens_per_session_max;
+        Self::take_of(session, max, Refusal::SessionListens)
+    }
+
+    fn take_of(session: Session, max: usize, beyond: Refusal) -> Result<Self, Refusal> {
         let core = session.core();
         let limits = core.limits.load();
-        if !session.watchers().try_take(1, limits.watchers_per_connection_max) {
-            return Err(session.refused(Refusal::ConnectionWatchers));
+        if !session.watchers().try_take(1, max) {
+            return Err(session.refused(beyond));
         }
         if !core.metrics.watchers().try_take(1, limits.watchers_max) {
             session.watchers().give(1);

@@ -248,6 +248,14 @@ impl Session {
         WatchPermit::take(self.clone())
     }
 
+    /// Admits one of the many watchers of a session whose protocol is made of them.
+    ///
+    /// # Errors
+    /// [`Refusal::Watchers`] or [`Refusal::SessionListens`] when there are too many.
+    pub fn listen_permit(&self) -> Result<WatchPermit, Refusal> {
+        WatchPermit::take_listen(self.clone())
+    }
+
     /// A watcher fell behind and gets a fresh value.
     pub fn lagged(&self) {
         self.0.vitals.lagged();

@@ -38,7 +38,8 @@ pub use path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Location, Path, PathError};
 pub use push_id::PushIds;
 pub use query::{
     Bound, BoundKey, BoundValue, INDEX_TEXT_BYTES, IndexNode, IndexOrder, IndexTree, IndexValue, Limit, OrderBy, Query,
-    QueryError, QueryParseError, Selection, Side, indexed_child, parse_rest, select, select_indexed,
+    QueryError, QueryParseError, Selection, Side, WireQueryError, indexed_child, parse_rest, parse_wire_query, select,
+    select_indexed,
 };
 pub use rows::{Conflict, ROWS_BYTES_MAX, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
 pub use rules::{IndexRule, IndexSegment, RuleSet, RulesError};

@@ -1,17 +1,19 @@
 //! Queries: which children of a location, in which order (firebase-rtdb.md §6.1).
 //!
-//! Owns selecting, by a scan or from the keys of an index. Reading a query from a request is [`parse_rest`]'s, writing its result is
+//! Owns selecting, by a scan or from the keys of an index. Reading a query from a request is [`parse_rest`]'s and [`parse_wire_query`]'s, writing its result is
 //! [`JsonStream::children`](crate::json::JsonStream::children)'s, and keeping indexes is the engine's.
 
 mod index;
 mod index_tree;
 mod rest;
 mod select;
+mod wire;
 
 pub use index::{INDEX_TEXT_BYTES, indexed_child, select_indexed};
 pub use index_tree::{IndexNode, IndexOrder, IndexTree};
 pub use rest::{QueryParseError, parse_rest};
 pub use select::{IndexValue, select};
+pub use wire::{WireQueryError, parse_wire_query};
 
 use crate::path::Path;
 

@@ -2,10 +2,12 @@
 //! on the HTTP door's port. A [`session`] knows no transport; a [`session::Link`] carries its messages, over a
 //! [`websocket`] or by long polling ([`poll`]).
 
+mod listens;
 mod poll;
 pub(crate) mod poll_http;
 mod poll_move;
 pub(crate) mod registry;
+mod request;
 pub(crate) mod session;
 pub(crate) mod websocket;
 

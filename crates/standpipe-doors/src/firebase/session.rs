@@ -1,14 +1,44 @@
 //! One session, whatever carries it: requests are executed and answered in their order, and news of what
 //! is listened to goes out before the answers to the writes that made it (firebase-rtdb §5.4).
+//!
+//! Writes are handed to the writer as they come, so a burst of them shares a commit. Everything else waits
+//! until the writes before it are answered. An answer to a write of revision R stands behind all news up to R,
+//! a refusal behind all that was published when it was given.
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use standpipe_serve::{BytesPermit, CloseReason, Session};
-use standpipe_wire::firebase::{self as wire, Malformed, Message};
+use standpipe_engine::{Committed, Database, Error, ErrorKind, Identity};
+use standpipe_serve::{BytesPermit, Class, CloseReason, Cost, Deadline, Outcome, RequestGuard, Session};
+use standpipe_tree::Path;
+use standpipe_wire::firebase::{self as wire, Malformed, Message, Request};
+use tokio::time::{Instant, sleep_until};
 
 use super::Context;
+use super::listens::{Listens, News};
+use super::request::{Change, Refused, Unread, ask};
+use crate::auth::{Caller, Identified};
+use crate::dispatch::{Leases, refused, run};
+use crate::fault;
+
+/// Writes whose answers may be under way at once; more wait unread.
+const WRITES_MAX: usize = 1_024;
+
+/// Messages handled between two looks at what else there is to do.
+const BURST: usize = 64;
+
+/// A value of more bytes is read by a worker.
+const SMALL_BYTES: usize = 4 << 10;
+
+/// Bytes of messages that wait to be sent before they are, whatever else there is to do.
+const OUT_BYTES: usize = 256 << 10;
 
 /// What carries the messages of a session: a WebSocket, or a client that polls.
 pub(crate) trait Link: Send {
@@ -34,67 +64,478 @@ pub(crate) enum Incoming {
 }
 
 /// Serves a session to its end, and says goodbye.
-pub(crate) async fn serve<L: Link>(mut link: L, session: Session, context: Context) -> CloseReason {
+pub(crate) async fn serve<L: Link>(link: L, session: Session, context: Context) -> CloseReason {
     if let Some(last) = &context.last_session {
         context.sessions.end(last, &context.database).await;
     }
-    let _entry = context.sessions.enter(&context.id, &session, &context.database);
-    let hello = wire::hello(context.database.config().clock.now_ms(), &context.host, &context.id);
-    let mut out = vec![Bytes::from(hello)];
-    loop {
-        while let Some(incoming) = link.recv().now_or_never() {
-            match incoming {
-                Incoming::Message(text, _permit) => match step(&text) {
-                    Ok(answer) => out.extend(answer.map(Bytes::from)),
-                    Err(words) => {
-                        link.close(CloseReason::ProtocolError, words).await;
-                        return CloseReason::ProtocolError;
-                    }
-                },
-                Incoming::KeepAlive => {}
-                Incoming::End(reason) => {
-                    link.close(reason, "").await;
-                    return reason;
-                }
+    let entry = context.sessions.enter(&context.id, &session, &context.database);
+    let mut talk = Talk::new(link, session, context);
+    let Err(End { reason, words }) = talk.talk().await;
+    let Talk { mut link, listens, flight, leases, .. } = talk;
+    // What is to be done at the end is handed to the writer before the client hears of the end.
+    drop((listens, flight, leases));
+    link.close(reason, &words).await;
+    drop(entry);
+    reason
+}
+
+/// The session is over.
+struct End {
+    reason: CloseReason,
+    words: String,
+}
+
+impl From<CloseReason> for End {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, words: String::new() }
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        fault::log(&error);
+        Self { reason: CloseReason::Internal, words: error.message().to_owned() }
+    }
+}
+
+/// A request whose answer is not out yet.
+struct Flight {
+    number: u64,
+    answer: Answer,
+    request: RequestGuard,
+}
+
+enum Answer {
+    /// With the writer.
+    Awaited(Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>),
+    /// Back from there.
+    Written(Result<Committed, Error>),
+    /// Known before, but not its turn.
+    Message(Vec<u8>),
+}
+
+impl Flight {
+    /// Whether the answer is there; asked with somebody to wake, who is told when it is.
+    fn poll(&mut self, context: &mut std::task::Context<'_>) -> Poll<()> {
+        if let Answer::Awaited(answer) = &mut self.answer {
+            match answer.poll_unpin(context) {
+                Poll::Ready(written) => self.answer = Answer::Written(written),
+                Poll::Pending => return Poll::Pending,
             }
         }
-        if !out.is_empty()
-            && let Err(reason) = link.send(std::mem::take(&mut out)).await
-        {
-            return reason;
+        Poll::Ready(())
+    }
+}
+
+/// What there is to do.
+enum Wake {
+    Look,
+    Closing,
+    Incoming(Incoming),
+    Expired,
+}
+
+struct Talk<L> {
+    link: L,
+    session: Session,
+    context: Context,
+    database: Arc<Database>,
+    identity: Identity,
+    /// When the identity ends.
+    expires_at: Option<Instant>,
+    listens: Listens,
+    leases: Leases,
+    flight: VecDeque<Flight>,
+    out: Vec<Bytes>,
+    out_bytes: usize,
+    /// News alone are not told before: those that come close together share a write.
+    news_at: Instant,
+}
+
+impl<L: Link> Talk<L> {
+    fn new(link: L, session: Session, context: Context) -> Self {
+        let database = context.database.clone();
+        let mut talk = Self {
+            link,
+            session,
+            identity: Identity::Anonymous,
+            expires_at: None,
+            listens: Listens::new(&database),
+            leases: Leases::default(),
+            flight: VecDeque::new(),
+            out: Vec::new(),
+            out_bytes: 0,
+            news_at: Instant::now(),
+            context,
+            database,
+        };
+        let now_ms = talk.database.config().clock.now_ms();
+        talk.say(wire::hello(now_ms, &talk.context.host, &talk.context.id));
+        talk
+    }
+
+    async fn talk(&mut self) -> Result<Infallible, End> {
+        loop {
+            self.round().await?;
+            self.flush().await?;
+            match self.wake().await {
+                Wake::Look => {}
+                Wake::Closing => return Err(self.leave().await?),
+                Wake::Incoming(incoming) => self.burst(incoming).await?,
+                Wake::Expired => self.expire().await?,
+            }
         }
+    }
+
+    /// Waits for something to do.
+    async fn wake(&mut self) -> Wake {
+        let Self { link, session, listens, flight, news_at, expires_at, .. } = self;
+        let room = flight.len() < WRITES_MAX;
+        let answered = poll_fn(|context| flight.front_mut().map_or(Poll::Pending, |flight| flight.poll(context)));
+        let news = async {
+            listens.changed().await;
+            sleep_until(*news_at).await;
+        };
+        let expired = async {
+            match expires_at {
+                Some(at) => sleep_until(*at).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            () = session.closing() => {
-                let reason = session.close_reason().unwrap_or(CloseReason::Shutdown);
-                link.close(reason, "").await;
-                return reason;
+            () = session.closing() => Wake::Closing,
+            () = answered => Wake::Look,
+            incoming = link.recv(), if room => Wake::Incoming(incoming),
+            () = news => Wake::Look,
+            () = expired => Wake::Expired,
+        }
+    }
+
+    /// Handles a message, and those that are here already behind it.
+    async fn burst(&mut self, first: Incoming) -> Result<(), End> {
+        let mut incoming = Some(first);
+        for _ in 0..BURST {
+            match incoming {
+                None => break,
+                Some(Incoming::Message(text, _permit)) => self.message(&text).await?,
+                Some(Incoming::KeepAlive) => {}
+                Some(Incoming::End(reason)) => return Err(reason.into()),
             }
-            incoming = link.recv() => match incoming {
-                Incoming::Message(text, _permit) => match step(&text) {
-                    Ok(answer) => out.extend(answer.map(Bytes::from)),
-                    Err(words) => {
-                        link.close(CloseReason::ProtocolError, words).await;
-                        return CloseReason::ProtocolError;
+            incoming = if self.flight.len() < WRITES_MAX { self.link.recv().now_or_never() } else { None };
+        }
+        match incoming {
+            Some(Incoming::Message(text, _permit)) => self.message(&text).await,
+            Some(Incoming::End(reason)) => Err(reason.into()),
+            Some(Incoming::KeepAlive) | None => Ok(()),
+        }
+    }
+
+    /// The node or an administrator wants the end: what was written is answered first, if that makes sense.
+    async fn leave(&mut self) -> Result<End, End> {
+        let reason = self.session.close_reason().unwrap_or(CloseReason::Shutdown);
+        if reason == CloseReason::Shutdown {
+            self.settle().await?;
+            self.flush().await?;
+        }
+        Ok(reason.into())
+    }
+
+    /// The credential has had its time.
+    async fn expire(&mut self) -> Result<(), End> {
+        self.settle().await?;
+        self.say(wire::auth_revoked("expired_token", fault::EXPIRED));
+        self.be(Identified { identity: Identity::Anonymous, expires_at: None }).await
+    }
+
+    /// Tells news, and answers what has come back, each in its place.
+    async fn round(&mut self) -> Result<(), End> {
+        let answered = self.answered();
+        if answered == 0 && Instant::now() < self.news_at {
+            return Ok(());
+        }
+        // Published before the answers came: they have been looked at already.
+        let rev = self.database.rev();
+        let news = self.listens.take(&self.session, rev).await?;
+        if !news.is_empty() {
+            self.news_at = Instant::now() + Duration::from_millis(self.session.limits().watch_gather_ms);
+        }
+        let mut news = news.into_iter().peekable();
+        for _ in 0..answered {
+            let Some(Flight { number, answer, mut request }) = self.flight.pop_front() else { break };
+            let (behind, message) = match answer {
+                Answer::Message(message) => (0, message),
+                Answer::Written(Ok(committed)) => written(number, &committed, rev, &mut request),
+                Answer::Written(Err(error)) => {
+                    request.end(fault::outcome(error.kind()));
+                    (rev, refusal(number, &error.into()))
+                }
+                Answer::Awaited(_) => continue,
+            };
+            request.finished();
+            while let Some(News { message, .. }) = news.next_if(|news| news.rev <= behind) {
+                self.tell(message).await?;
+            }
+            self.say(message);
+        }
+        for News { message, .. } in news {
+            self.tell(message).await?;
+        }
+        if self.flight.is_empty() && self.flight.capacity() > 0 {
+            self.flight = VecDeque::new();
+        }
+        Ok(())
+    }
+
+    /// How many of the requests under way are answered, from the first on.
+    fn answered(&mut self) -> usize {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        self.flight.iter_mut().position(|flight| flight.poll(&mut context).is_pending()).unwrap_or(self.flight.len())
+    }
+
+    /// Waits until everything before is answered.
+    async fn settle(&mut self) -> Result<(), End> {
+        while !self.flight.is_empty() {
+            poll_fn(|context| self.flight.front_mut().map_or(Poll::Ready(()), |flight| flight.poll(context))).await;
+            self.round().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a message behind all others.
+    fn say(&mut self, message: impl Into<Bytes>) {
+        let message = message.into();
+        self.out_bytes += message.len();
+        self.out.push(message);
+    }
+
+    /// As [`Talk::say`], where there may be many.
+    async fn tell(&mut self, message: Bytes) -> Result<(), End> {
+        self.say(message);
+        if self.out_bytes > OUT_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    /// Sends what there is; gives up when the connection is to end at once.
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let Self { link, session, out, out_bytes, .. } = self;
+        // A long message may lie here for as long as its reader is slow, so it counts.
+        let _permit = if *out_bytes > OUT_BYTES {
+            Some(session.body_bytes(*out_bytes).map_err(CloseReason::Refused)?)
+        } else {
+            None
+        };
+        *out_bytes = 0;
+        let cut = async {
+            session.closing().await;
+            match session.close_reason() {
+                None | Some(CloseReason::Shutdown) => pending().await,
+                Some(reason) => reason,
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = link.send(std::mem::take(out)) => sent.map_err(End::from),
+            reason = cut => Err(reason.into()),
+        }
+    }
+
+    async fn message(&mut self, text: &str) -> Result<(), End> {
+        match wire::parse(text) {
+            Ok(Message::Request(request)) => self.request(request).await?,
+            Ok(Message::Control { kind }) if kind == "p" => self.say(Bytes::from_static(wire::PONG)),
+            Ok(Message::Control { .. }) => {}
+            Err(Malformed::NotJson) => {
+                return Err(End { reason: CloseReason::ProtocolError, words: Malformed::NotJson.to_string() });
+            }
+            Err(Malformed::Envelope(words)) => self.say(wire::control_text("e", words)),
+            Err(Malformed::Request { number, wrong }) => {
+                let request = self.session.request();
+                self.answer(number, Err(wrong.into()), request);
+            }
+        }
+        if self.out_bytes > OUT_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn request(&mut self, request: Request<'_>) -> Result<(), End> {
+        let guard = self.session.request();
+        let Request { number, action, body } = request;
+        if let Err(refusal) = self.session.admit_requests(1) {
+            self.answer(number, Err(refused(refusal).into()), guard);
+            return Ok(());
+        }
+        if let Some(change) = Change::of(&action) {
+            match self.write(change, &body).await {
+                Ok(answer) => self.flight.push_back(Flight { number, answer: Answer::Awaited(answer), request: guard }),
+                Err(refused) => self.answer(number, Err(refused), guard),
+            }
+            return Ok(());
+        }
+        let data = match &*action {
+            "s" | "appcheck" | "unappeck" => Ok(NOTHING.to_vec()),
+            "q" | "l" | "n" | "g" | "auth" | "gauth" | "unauth" => {
+                self.settle().await?;
+                match &*action {
+                    "q" | "l" => self.listen(&body).await?,
+                    "n" => self.unlisten(&body),
+                    "g" => self.get(&body).await?,
+                    "unauth" => {
+                        self.be(Identified { identity: Identity::Anonymous, expires_at: None }).await?;
+                        Ok(NOTHING.to_vec())
                     }
-                },
-                Incoming::KeepAlive => {}
-                Incoming::End(reason) => {
-                    link.close(reason, "").await;
-                    return reason;
+                    _ => self.authenticate(&body).await?,
                 }
             }
+            action => {
+                Err(Refused::invalid(format!("unknown action '{}'", action.chars().take(32).collect::<String>())))
+            }
+        };
+        self.answer(number, data, guard);
+        Ok(())
+    }
+
+    /// An answer that is known at once; it takes its turn behind those under way.
+    fn answer(&mut self, number: u64, data: Result<Vec<u8>, Refused>, mut request: RequestGuard) {
+        let message = match data {
+            Ok(data) => wire::answer(number, "ok", &data),
+            Err(refused) => refusal(number, &refused),
+        };
+        if self.flight.is_empty() {
+            request.finished();
+            self.say(message);
+        } else {
+            self.flight.push_back(Flight { number, answer: Answer::Message(message), request });
+        }
+    }
+
+    /// Hands a write to the writer.
+    async fn write(
+        &mut self,
+        change: Change,
+        body: &wire::Body<'_>,
+    ) -> Result<Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>, Refused> {
+        let unread = Unread::new(change, body)?;
+        let data = if change == Change::CancelOnEnd { "null" } else { body.data()? };
+        let deadline = Deadline::after(self.session.limits().request_ms_max);
+        let parsed = if data.len() <= SMALL_BYTES {
+            unread.parse(data.as_bytes())?
+        } else {
+            let data = data.to_owned();
+            let cost = Cost::Bytes(data.len());
+            run(&self.session, Class::Write, cost, deadline, move || unread.parse(data.as_bytes())).await?
+        };
+        let write = parsed.write(&self.database, &self.leases);
+        let answer = self.context.dispatch.submit(&self.database, &self.identity, write, deadline)?;
+        Ok(Box::pin(answer))
+    }
+
+    async fn listen(&mut self, body: &wire::Body<'_>) -> Result<Result<Vec<u8>, Refused>, End> {
+        let ask = match ask(body) {
+            Ok(ask) => ask,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let mut news = Vec::new();
+        let opened = self.listens.open(&self.session, &self.identity, ask, &mut news).await;
+        self.tell_all(news).await?;
+        match opened {
+            Ok(message) => {
+                if let Some(message) = message {
+                    self.tell(message).await?;
+                }
+                Ok(Ok(b"{}".to_vec()))
+            }
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    fn unlisten(&mut self, body: &wire::Body<'_>) -> Result<Vec<u8>, Refused> {
+        let path = Path::parse(&body.path()?)?;
+        self.listens.close(&path, body.tag()?);
+        Ok(NOTHING.to_vec())
+    }
+
+    async fn get(&mut self, body: &wire::Body<'_>) -> Result<Result<Vec<u8>, Refused>, End> {
+        let ask = match ask(body) {
+            Ok(ask) => ask,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let mut news = Vec::new();
+        let got = self.listens.get(&self.session, &self.identity, ask, &mut news).await;
+        self.tell_all(news).await?;
+        Ok(got.map_err(|error| match error.kind() {
+            // The client rejects with the text; this is the status it comes with.
+            ErrorKind::BadRequest => Refused { status: "failed", ..error.into() },
+            _ => error.into(),
+        }))
+    }
+
+    async fn tell_all(&mut self, news: Vec<News>) -> Result<(), End> {
+        for News { message, .. } in news {
+            self.tell(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn authenticate(&mut self, body: &wire::Body<'_>) -> Result<Result<Vec<u8>, Refused>, End> {
+        let asked = match body.credential().and_then(|credential| Ok((credential, body.act_as()?))) {
+            Ok(asked) => asked,
+            Err(wrong) => return Ok(Err(wrong.into())),
+        };
+        let caller = Caller { credential: Some(&asked.0), act_as: asked.1, secure: self.session.secure() };
+        let (who, answer) = match self.context.credentials.identify(caller).await {
+            Ok(who) => {
+                let auth = match &who.identity {
+                    Identity::User(user) => user.auth_json(),
+                    Identity::Anonymous | Identity::Admin => "null",
+                };
+                let answer = format!(r#"{{"auth":{auth}}}"#).into_bytes();
+                (who, Ok(answer))
+            }
+            // Who it was before does not count any more: this is who it says it is now.
+            Err(error) => (Identified { identity: Identity::Anonymous, expires_at: None }, Err(error.into())),
+        };
+        self.be(who).await?;
+        Ok(answer)
+    }
+
+    /// From here on the client is somebody else, or the same for longer.
+    async fn be(&mut self, who: Identified) -> Result<(), End> {
+        self.expires_at = who.expires_at.map(|at| {
+            let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+            Instant::now() + left
+        });
+        if who.identity != self.identity {
+            self.identity = who.identity;
+            self.judge().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the listens that the client may not have any more.
+    async fn judge(&mut self) -> Result<(), End> {
+        for message in self.listens.judge(&self.identity).await? {
+            self.tell(message).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What an answer without data holds.
+const NOTHING: &[u8] = b"\"\"";
+
+/// The answer to a write, and the revision behind which it stands.
+fn written(number: u64, committed: &Committed, published: u64, request: &mut RequestGuard) -> (u64, Vec<u8>) {
+    match committed.steps.iter().find_map(|step| step.as_ref().err()) {
+        None => (committed.rev, wire::answer(number, "ok", NOTHING)),
+        Some(error) => {
+            request.end(Outcome::Finished);
+            (published, refusal(number, &error.clone().into()))
         }
     }
 }
 
-fn step(text: &str) -> Result<Option<Vec<u8>>, &'static str> {
-    match wire::parse(text) {
-        Ok(Message::Control { kind }) => Ok((kind == "p").then(|| wire::PONG.to_vec())),
-        Ok(Message::Request(request)) if request.action == "s" => Ok(Some(wire::answer(request.number, "ok", b"\"\""))),
-        Ok(Message::Request(request)) => Ok(Some(wire::refusal(request.number, "unavailable", "not yet"))),
-        Err(Malformed::NotJson) => Err("a message is not JSON"),
-        Err(Malformed::Envelope(words)) => Ok(Some(wire::control_text("e", words))),
-        Err(Malformed::Request { number, wrong }) => Ok(Some(wire::refusal(number, "invalid", &wrong.to_string()))),
-    }
+fn refusal(number: u64, refused: &Refused) -> Vec<u8> {
+    wire::refusal(number, refused.status, &refused.text)
 }

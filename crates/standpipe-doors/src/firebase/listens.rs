@@ -1,0 +1,422 @@
+//! What a session listens to: `dispatch`'s part for a reader of thousands of paths. A [`Feed`] says which of
+//! them were written to; here that becomes messages, in the order of revisions.
+//!
+//! News of a whole location is the change itself, encoded once for all sessions. A filtered listen, and one
+//! that has lagged, is read again: all of those of one round on one snapshot, and what came of each stands where
+//! the first of its changes does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use standpipe_engine::{Database, Delivery, Error, ErrorKind, Feed, Identity, Slot, Snapshot, TopicEvent, Window};
+use standpipe_serve::{Class, Cost, Deadline, Session, WatchPermit};
+use standpipe_tree::{EventKind, Format, JsonStream, Path, Progress, Query, RowCursor as _};
+use standpipe_wire::firebase::{Push, cancel, push};
+
+use crate::dispatch::{cost, refused, run, too_large};
+
+/// Listens judged between two looks at what else there is to do.
+const JUDGED_AT_ONCE: usize = 256;
+
+/// A location a client wants to see.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) path: Path,
+    /// Which children, and how the client wrote that.
+    pub(super) query: Option<(Query, Box<str>)>,
+    /// The client's number for a filtered listen.
+    pub(super) tag: Option<u64>,
+    /// The hash of what the client has.
+    pub(super) hash: Option<Box<str>>,
+}
+
+/// A message, and the revision behind which it stands.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) rev: u64,
+    pub(super) message: Bytes,
+}
+
+#[derive(Debug)]
+struct Listen {
+    tag: Option<u64>,
+    filter: Option<Box<Filter>>,
+    _permit: WatchPermit,
+}
+
+#[derive(Debug)]
+struct Filter {
+    /// The query as the client wrote it: it knows the listen by that.
+    json: Box<str>,
+    query: Query,
+    /// Away while it is moved.
+    window: Option<Window>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Listens {
+    database: Arc<Database>,
+    feed: Feed,
+    slots: HashMap<(Path, Option<u64>), Slot>,
+    /// By the number of the slot.
+    listens: Vec<Option<Listen>>,
+}
+
+/// A listen that is read again.
+struct Again {
+    slot: Slot,
+    /// Where among the news its message goes.
+    place: usize,
+    path: Path,
+    tag: Option<u64>,
+    /// What has moved; nothing for the whole location.
+    window: Option<(Window, Query)>,
+    lagged: bool,
+}
+
+/// What came of reading a listen again.
+type Reread = (Again, Result<Option<Vec<u8>>, Error>);
+
+impl Listens {
+    pub(super) fn new(database: &Arc<Database>) -> Self {
+        Self { database: database.clone(), feed: Feed::new(database), slots: HashMap::new(), listens: Vec::new() }
+    }
+
+    /// Waits until [`Listens::take`] may have something.
+    pub(super) async fn changed(&self) {
+        self.feed.changed().await;
+    }
+
+    /// Reads a location once. What is to be told before the answer is put into `news`.
+    pub(super) async fn get(
+        &mut self,
+        session: &Session,
+        identity: &Identity,
+        ask: Ask,
+        news: &mut Vec<News>,
+    ) -> Result<Vec<u8>, Error> {
+        let snapshot = self.moment(session, news).await?;
+        may_read(&self.database, &snapshot, identity, &ask)?;
+        let look = Look::new(session, &self.database, ask);
+        let (_, seen) = look.read(session, snapshot).await?;
+        Ok(seen.json)
+    }
+
+    /// Begins to listen; what the client does not have yet is in the message that comes back, if anything.
+    /// What is to be told before is put into `news`. A listen with the same path and tag is replaced.
+    pub(super) async fn open(
+        &mut self,
+        session: &Session,
+        identity: &Identity,
+        ask: Ask,
+        news: &mut Vec<News>,
+    ) -> Result<Option<Bytes>, Error> {
+        let permit = session.listen_permit().map_err(refused)?;
+        self.close(&ask.path, ask.tag);
+        let slot = self.feed.watch(&ask.path);
+        let (path, tag) = (ask.path.clone(), ask.tag);
+        match self.first(session, identity, slot, ask, news).await {
+            Ok((message, filter)) => {
+                self.slots.insert((path, tag), slot);
+                if self.listens.len() <= slot.index() {
+                    self.listens.resize_with(slot.index() + 1, || None);
+                }
+                self.listens[slot.index()] = Some(Listen { tag, filter, _permit: permit });
+                Ok(message)
+            }
+            Err(error) => {
+                self.feed.unwatch(slot);
+                Err(error)
+            }
+        }
+    }
+
+    async fn first(
+        &mut self,
+        session: &Session,
+        identity: &Identity,
+        slot: Slot,
+        mut ask: Ask,
+        news: &mut Vec<News>,
+    ) -> Result<(Option<Bytes>, Option<Box<Filter>>), Error> {
+        let snapshot = self.moment(session, news).await?;
+        self.feed.start_after(slot, snapshot.rev());
+        may_read(&self.database, &snapshot, identity, &ask)?;
+        let written = ask.query.as_mut().map(|(_, json)| std::mem::take(json));
+        let (path, tag, query) = (ask.path.clone(), ask.tag, ask.query.as_ref().map(|(query, _)| query.clone()));
+        let (_, seen) = Look::new(session, &self.database, ask).read(session, snapshot).await?;
+        let message = (!seen.known).then(|| push(Push::Set, path.as_str(), &seen.json, tag).into());
+        let filter = written.zip(query).map(|(json, query)| Box::new(Filter { json, query, window: seen.window }));
+        Ok((message, filter))
+    }
+
+    /// A snapshot, once all that it shows has been told of.
+    async fn moment(&mut self, session: &Session, news: &mut Vec<News>) -> Result<Snapshot, Error> {
+        let snapshot = self.database.snapshot().await?;
+        let deadline = Deadline::after(session.limits().request_ms_max);
+        // Committed comes a moment before published.
+        self.database.at_least(snapshot.rev(), deadline.instant()).await?;
+        let rev = snapshot.rev();
+        let (told, snapshot) = self.take_with(session, rev, Some(snapshot)).await?;
+        news.extend(told);
+        match snapshot {
+            Some(snapshot) => Ok(snapshot),
+            None => Err(Error::new(ErrorKind::Internal, "a snapshot was lost")),
+        }
+    }
+
+    /// Stops to listen; false when there was no such listen.
+    pub(super) fn close(&mut self, path: &Path, tag: Option<u64>) -> bool {
+        let Some(slot) = self.slots.remove(&(path.clone(), tag)) else { return false };
+        self.listens[slot.index()] = None;
+        self.feed.unwatch(slot);
+        true
+    }
+
+    /// Ends what `identity` may not see, and says so.
+    pub(super) async fn judge(&mut self, identity: &Identity) -> Result<Vec<Bytes>, Error> {
+        let mut lost = Vec::new();
+        let snapshot = self.database.snapshot().await?;
+        for (index, ((path, tag), slot)) in self.slots.iter().enumerate() {
+            if index % JUDGED_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+            let filter = self.listens[slot.index()].as_ref().and_then(|listen| listen.filter.as_deref());
+            match may_read_path(&self.database, &snapshot, identity, path, filter.map(|filter| &filter.query)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Denied => lost.push((path.clone(), *tag)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(lost.into_iter().map(|(path, tag)| self.end(&path, tag)).collect())
+    }
+
+    /// Ends a listen; the message tells.
+    fn end(&mut self, path: &Path, tag: Option<u64>) -> Bytes {
+        let slot = self.slots.get(&(path.clone(), tag));
+        let listen = slot.and_then(|slot| self.listens[slot.index()].as_ref());
+        let message =
+            cancel(path.as_str(), listen.and_then(|listen| listen.filter.as_deref()).map(|filter| &*filter.json));
+        self.close(path, tag);
+        message.into()
+    }
+
+    /// Everything there is to tell up to revision `rev`, which is published.
+    pub(super) async fn take(&mut self, session: &Session, rev: u64) -> Result<Vec<News>, Error> {
+        Ok(self.take_with(session, rev, None).await?.0)
+    }
+
+    /// As [`Listens::take`], where a snapshot of `rev` is at hand; it is given back.
+    async fn take_with(
+        &mut self,
+        session: &Session,
+        rev: u64,
+        snapshot: Option<Snapshot>,
+    ) -> Result<(Vec<News>, Option<Snapshot>), Error> {
+        let delivered = self.feed.take(rev);
+        if delivered.is_empty() {
+            return Ok((Vec::new(), snapshot));
+        }
+        let mut news = Vec::with_capacity(delivered.len());
+        let mut again: Vec<Again> = Vec::new();
+        for (slot, delivery) in delivered {
+            let Some(Some(listen)) = self.listens.get_mut(slot.index()) else { continue };
+            let Some(path) = self.feed.path(slot) else { continue };
+            let (rev, lagged) = match (delivery, &listen.filter) {
+                (Delivery::Event(event), None) => {
+                    let message = message(&event, path);
+                    if !message.is_empty() {
+                        news.push(News { rev: event.rev, message });
+                    }
+                    continue;
+                }
+                (Delivery::Event(event), Some(_)) => (event.rev, false),
+                (Delivery::Lagged, _) => (0, true),
+            };
+            let window = match &mut listen.filter {
+                None => None,
+                Some(filter) => match filter.window.take() {
+                    Some(window) => Some((window, filter.query.clone())),
+                    // It is among those that are read again.
+                    None => continue,
+                },
+            };
+            again.push(Again { slot, place: news.len(), path: path.clone(), tag: listen.tag, window, lagged });
+            news.push(News { rev, message: Bytes::new() });
+            if lagged {
+                session.lagged();
+            }
+        }
+        if again.is_empty() {
+            return Ok((news, snapshot));
+        }
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => self.database.snapshot().await?,
+        };
+        let snapshot = self.read_again(session, snapshot, again, &mut news).await?;
+        news.retain(|news| !news.message.is_empty());
+        Ok((news, Some(snapshot)))
+    }
+
+    /// Reads listens again, all on `snapshot`, and puts what came of each in its place.
+    async fn read_again(
+        &mut self,
+        session: &Session,
+        snapshot: Snapshot,
+        again: Vec<Again>,
+        news: &mut [News],
+    ) -> Result<Snapshot, Error> {
+        let limits = session.limits();
+        let mut job_cost = Cost::Small;
+        for one in &again {
+            if let costs @ Cost::Bytes(_) = cost(&snapshot, &one.path, limits.reply_chunk_bytes)? {
+                job_cost = costs;
+                break;
+            }
+        }
+        let (children_max, bytes_max) = (self.database.config().query_children_max, limits.reply_bytes_max);
+        let job = move || {
+            let reread = again.into_iter().map(|one| reread(&snapshot, one, children_max, bytes_max));
+            let reread: Vec<Reread> = reread.collect();
+            Ok((snapshot, reread))
+        };
+        let deadline = Deadline::after(limits.request_ms_max);
+        let (snapshot, reread) = run(session, Class::Read, job_cost, deadline, job).await?;
+        for (one, json) in reread {
+            self.feed.start_after(one.slot, snapshot.rev());
+            news[one.place].message = match json {
+                Ok(Some(json)) => {
+                    let kind = if one.window.is_some() && !one.lagged { Push::Merge } else { Push::Set };
+                    push(kind, one.path.as_str(), &json, one.tag).into()
+                }
+                Ok(None) => Bytes::new(),
+                // It has grown beyond what may be read: the client is told that it sees it no more.
+                Err(error) => {
+                    tracing::debug!(?error, "a listen ends");
+                    self.end(&one.path, one.tag)
+                }
+            };
+            let listen = self.listens.get_mut(one.slot.index()).and_then(Option::as_mut);
+            if let (Some(filter), Some((window, _))) = (listen.and_then(|listen| listen.filter.as_mut()), one.window) {
+                filter.window = Some(window);
+            }
+        }
+        Ok(snapshot)
+    }
+}
+
+/// One location, to be read for the first time.
+struct Look {
+    ask: Ask,
+    children_max: usize,
+    bytes_max: usize,
+    chunk_bytes: usize,
+}
+
+/// What a look has seen.
+struct Seen {
+    json: Vec<u8>,
+    /// The client has it already.
+    known: bool,
+    window: Option<Window>,
+}
+
+impl Look {
+    fn new(session: &Session, database: &Database, ask: Ask) -> Self {
+        let limits = session.limits();
+        Self {
+            ask,
+            children_max: database.config().query_children_max,
+            bytes_max: limits.reply_bytes_max,
+            chunk_bytes: limits.reply_chunk_bytes,
+        }
+    }
+
+    async fn read(self, session: &Session, snapshot: Snapshot) -> Result<(Snapshot, Seen), Error> {
+        let cost = cost(&snapshot, &self.ask.path, self.chunk_bytes)?;
+        let deadline = Deadline::after(session.limits().request_ms_max);
+        let job = move || self.see(&snapshot).map(|seen| (snapshot, seen));
+        run(session, Class::Read, cost, deadline, job).await
+    }
+
+    fn see(self, snapshot: &Snapshot) -> Result<Seen, Error> {
+        let Ask { path, query, hash, .. } = self.ask;
+        if let Some((query, _)) = query {
+            let (window, json) = Window::open(snapshot, path, query, self.children_max)?;
+            if json.len() > self.bytes_max {
+                return Err(too_large(self.bytes_max));
+            }
+            let known = hash.is_some_and(|hash| hash.is_empty()) && json == b"null";
+            return Ok(Seen { json, known, window: Some(window) });
+        }
+        let known = match hash {
+            None => false,
+            // The hash of nothing: no need to hash what is there.
+            Some(hash) if hash.is_empty() => snapshot.cursor(&path).seek(&[])?.is_none(),
+            Some(hash) => standpipe_tree::hash(&mut snapshot.cursor(&path))? == *hash,
+        };
+        let json = if known { Vec::new() } else { whole(snapshot, &path, self.bytes_max)? };
+        Ok(Seen { json, known, window: None })
+    }
+}
+
+fn reread(snapshot: &Snapshot, mut one: Again, children_max: usize, bytes_max: usize) -> Reread {
+    let result = match one.window.take() {
+        None => whole(snapshot, &one.path, bytes_max).map(Some),
+        Some((_, query)) if one.lagged => {
+            Window::open(snapshot, one.path.clone(), query.clone(), children_max).map(|(window, json)| {
+                one.window = Some((window, query));
+                Some(json)
+            })
+        }
+        Some((mut window, query)) => {
+            let moved = window.advance(snapshot);
+            one.window = Some((window, query));
+            moved
+        }
+    };
+    (one, result)
+}
+
+/// The whole value in export form.
+fn whole(snapshot: &Snapshot, path: &Path, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    let mut json = Vec::new();
+    let mut stream = JsonStream::new(Format::Export, false);
+    let mut cursor = snapshot.cursor(path);
+    while stream.fill(&mut cursor, &mut json, bytes_max)? == Progress::More {
+        if json.len() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+    }
+    Ok(json)
+}
+
+fn may_read(database: &Database, snapshot: &Snapshot, identity: &Identity, ask: &Ask) -> Result<(), Error> {
+    may_read_path(database, snapshot, identity, &ask.path, ask.query.as_ref().map(|(query, _)| query))
+}
+
+fn may_read_path(
+    database: &Database,
+    _snapshot: &Snapshot,
+    identity: &Identity,
+    _path: &Path,
+    _query: Option<&Query>,
+) -> Result<(), Error> {
+    database.config().access.check_read(identity)
+}
+
+/// A change as all sessions that listen to the path get it: encoded once, by the first.
+fn message(event: &Arc<TopicEvent>, at: &Path) -> Bytes {
+    event.message(|event| {
+        let Some(told) = event.change.event(at, Format::Export) else { return Bytes::new() };
+        let kind = match told.kind {
+            EventKind::Put => Push::Set,
+            EventKind::Patch => Push::Merge,
+        };
+        let path = format!("{}{}", at.as_str(), told.path);
+        push(kind, path.trim_matches('/'), &told.data, None).into()
+    })
+}
