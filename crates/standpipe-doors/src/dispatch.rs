@@ -340,7 +340,7 @@ impl Watcher {
 }
 
 /// Ends when the value is not `known` any more; never, when nobody can change it.
-async fn differs<T: PartialEq>(value: &mut watch::Receiver<T>, known: &T) {
+pub(crate) async fn differs<T: PartialEq>(value: &mut watch::Receiver<T>, known: &T) {
     if value.wait_for(|now| now != known).await.is_err() {
         pending().await
     }

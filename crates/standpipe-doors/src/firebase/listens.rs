@@ -9,12 +9,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use standpipe_engine::{Database, Delivery, Error, ErrorKind, Feed, Identity, Slot, Snapshot, TopicEvent, Window};
+use standpipe_engine::{
+    Database, Delivery, Error, ErrorKind, Feed, Identity, Slot, Snapshot, TopicEvent, Touched, Window,
+};
 use standpipe_serve::{Class, Cost, Deadline, Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, JsonStream, Path, Progress, Query, RowCursor as _};
 use standpipe_wire::firebase::{Push, cancel, push};
+use tokio::sync::watch;
 
-use crate::dispatch::{cost, refused, run, too_large};
+use crate::dispatch::{check_read, cost, differs, refused, run, too_large};
 
 /// Listens judged between two looks at what else there is to do.
 const JUDGED_AT_ONCE: usize = 256;
@@ -29,6 +32,21 @@ pub(super) struct Ask {
     pub(super) tag: Option<u64>,
     /// The hash of what the client has.
     pub(super) hash: Option<Box<str>>,
+}
+
+impl Ask {
+    fn query(&self) -> Option<&Query> {
+        self.query.as_ref().map(|(query, _)| query)
+    }
+}
+
+/// A listen that has begun.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// What the client does not have yet.
+    pub(super) message: Option<Bytes>,
+    /// There is no index for its query.
+    pub(super) unindexed: bool,
 }
 
 /// A message, and the revision behind which it stands.
@@ -62,6 +80,11 @@ pub(super) struct Listens {
     slots: HashMap<(Path, Option<u64>), Slot>,
     /// By the number of the slot.
     listens: Vec<Option<Listen>>,
+    /// Who listens.
+    identity: Identity,
+    rules: watch::Receiver<u64>,
+    /// The rules under which all listens were last allowed.
+    judged: u64,
 }
 
 /// A listen that is read again.
@@ -73,6 +96,8 @@ struct Again {
     tag: Option<u64>,
     /// What has moved; nothing for the whole location.
     window: Option<(Window, Query)>,
+    /// The changes since it was last moved; unknown where it has lagged.
+    events: Vec<Arc<TopicEvent>>,
     lagged: bool,
 }
 
@@ -81,50 +106,56 @@ type Reread = (Again, Result<Option<Vec<u8>>, Error>);
 
 impl Listens {
     pub(super) fn new(database: &Arc<Database>) -> Self {
-        Self { database: database.clone(), feed: Feed::new(database), slots: HashMap::new(), listens: Vec::new() }
+        let rules = database.rules_changed();
+        let judged = *rules.borrow();
+        Self {
+            identity: Identity::Anonymous,
+            judged,
+            rules,
+            database: database.clone(),
+            feed: Feed::new(database),
+            slots: HashMap::new(),
+            listens: Vec::new(),
+        }
     }
 
     /// Waits until [`Listens::take`] may have something.
-    pub(super) async fn changed(&self) {
-        self.feed.changed().await;
+    pub(super) async fn changed(&mut self) {
+        tokio::select! {
+            () = self.feed.changed() => {}
+            () = differs(&mut self.rules, &self.judged) => {}
+        }
+    }
+
+    /// Who listens.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Reads a location once. What is to be told before the answer is put into `news`.
-    pub(super) async fn get(
-        &mut self,
-        session: &Session,
-        identity: &Identity,
-        ask: Ask,
-        news: &mut Vec<News>,
-    ) -> Result<Vec<u8>, Error> {
+    pub(super) async fn get(&mut self, session: &Session, ask: Ask, news: &mut Vec<News>) -> Result<Vec<u8>, Error> {
         let snapshot = self.moment(session, news).await?;
-        may_read(&self.database, &snapshot, identity, &ask)?;
+        check_read(&self.database, &snapshot, &self.identity, &ask.path, ask.query())?;
         let look = Look::new(session, &self.database, ask);
         let (_, seen) = look.read(session, snapshot).await?;
         Ok(seen.json)
     }
 
-    /// Begins to listen; what the client does not have yet is in the message that comes back, if anything.
-    /// What is to be told before is put into `news`. A listen with the same path and tag is replaced.
-    pub(super) async fn open(
-        &mut self,
-        session: &Session,
-        identity: &Identity,
-        ask: Ask,
-        news: &mut Vec<News>,
-    ) -> Result<Option<Bytes>, Error> {
+    /// Begins to listen. What is to be told before is put into `news`. A listen with the same path and tag is
+    /// replaced.
+    pub(super) async fn open(&mut self, session: &Session, ask: Ask, news: &mut Vec<News>) -> Result<Opened, Error> {
         let permit = session.listen_permit().map_err(refused)?;
         self.close(&ask.path, ask.tag);
         let slot = self.feed.watch(&ask.path);
         let (path, tag) = (ask.path.clone(), ask.tag);
-        match self.first(session, identity, slot, ask, news).await {
-            Ok((message, filter)) => {
+        match self.first(session, slot, ask, news).await {
+            Ok((opened, filter)) => {
                 self.slots.insert((path, tag), slot);
                 if self.listens.len() <= slot.index() {
                     self.listens.resize_with(slot.index() + 1, || None);
                 }
                 self.listens[slot.index()] = Some(Listen { tag, filter, _permit: permit });
-                Ok(message)
+                Ok(opened)
             }
             Err(error) => {
                 self.feed.unwatch(slot);
@@ -136,20 +167,20 @@ impl Listens {
     async fn first(
         &mut self,
         session: &Session,
-        identity: &Identity,
         slot: Slot,
         mut ask: Ask,
         news: &mut Vec<News>,
-    ) -> Result<(Option<Bytes>, Option<Box<Filter>>), Error> {
+    ) -> Result<(Opened, Option<Box<Filter>>), Error> {
         let snapshot = self.moment(session, news).await?;
         self.feed.start_after(slot, snapshot.rev());
-        may_read(&self.database, &snapshot, identity, &ask)?;
+        self.database.check_read(&snapshot, &self.identity, &ask.path, ask.query())?;
+        let unindexed = ask.query().is_some_and(|query| self.database.check_index(&ask.path, query).is_err());
         let written = ask.query.as_mut().map(|(_, json)| std::mem::take(json));
         let (path, tag, query) = (ask.path.clone(), ask.tag, ask.query.as_ref().map(|(query, _)| query.clone()));
         let (_, seen) = Look::new(session, &self.database, ask).read(session, snapshot).await?;
         let message = (!seen.known).then(|| push(Push::Set, path.as_str(), &seen.json, tag).into());
         let filter = written.zip(query).map(|(json, query)| Box::new(Filter { json, query, window: seen.window }));
-        Ok((message, filter))
+        Ok((Opened { message, unindexed }, filter))
     }
 
     /// A snapshot, once all that it shows has been told of.
@@ -175,8 +206,14 @@ impl Listens {
         true
     }
 
-    /// Ends what `identity` may not see, and says so.
-    pub(super) async fn judge(&mut self, identity: &Identity) -> Result<Vec<Bytes>, Error> {
+    /// From here on it is `identity` who listens: ends what it may not see, and says so.
+    pub(super) async fn judge(&mut self, identity: Identity) -> Result<Vec<Bytes>, Error> {
+        self.identity = identity;
+        self.judge_again().await
+    }
+
+    async fn judge_again(&mut self) -> Result<Vec<Bytes>, Error> {
+        self.judged = *self.rules.borrow();
         let mut lost = Vec::new();
         let snapshot = self.database.snapshot().await?;
         for (index, ((path, tag), slot)) in self.slots.iter().enumerate() {
@@ -184,7 +221,7 @@ impl Listens {
                 tokio::task::yield_now().await;
             }
             let filter = self.listens[slot.index()].as_ref().and_then(|listen| listen.filter.as_deref());
-            match may_read_path(&self.database, &snapshot, identity, path, filter.map(|filter| &filter.query)) {
+            match self.database.check_read(&snapshot, &self.identity, path, filter.map(|filter| &filter.query)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Denied => lost.push((path.clone(), *tag)),
                 Err(error) => return Err(error),
@@ -216,15 +253,22 @@ impl Listens {
         snapshot: Option<Snapshot>,
     ) -> Result<(Vec<News>, Option<Snapshot>), Error> {
         let delivered = self.feed.take(rev);
-        if delivered.is_empty() {
-            return Ok((Vec::new(), snapshot));
-        }
         let mut news = Vec::with_capacity(delivered.len());
+        // After the look at what was written: what came under new rules is only told under them.
+        if *self.rules.borrow() != self.judged {
+            let ends = self.judge_again().await?;
+            news.extend(ends.into_iter().map(|message| News { rev: 0, message }));
+        }
+        if delivered.is_empty() {
+            return Ok((news, snapshot));
+        }
         let mut again: Vec<Again> = Vec::new();
+        // Where each slot stands among them.
+        let mut places: HashMap<Slot, usize> = HashMap::new();
         for (slot, delivery) in delivered {
             let Some(Some(listen)) = self.listens.get_mut(slot.index()) else { continue };
             let Some(path) = self.feed.path(slot) else { continue };
-            let (rev, lagged) = match (delivery, &listen.filter) {
+            let (rev, event) = match (delivery, &listen.filter) {
                 (Delivery::Event(event), None) => {
                     let message = message(&event, path);
                     if !message.is_empty() {
@@ -232,22 +276,23 @@ impl Listens {
                     }
                     continue;
                 }
-                (Delivery::Event(event), Some(_)) => (event.rev, false),
-                (Delivery::Lagged, _) => (0, true),
+                (Delivery::Event(event), Some(_)) => (event.rev, Some(event)),
+                (Delivery::Lagged, _) => (0, None),
             };
-            let window = match &mut listen.filter {
-                None => None,
-                Some(filter) => match filter.window.take() {
-                    Some(window) => Some((window, filter.query.clone())),
-                    // It is among those that are read again.
-                    None => continue,
-                },
-            };
-            again.push(Again { slot, place: news.len(), path: path.clone(), tag: listen.tag, window, lagged });
-            news.push(News { rev, message: Bytes::new() });
+            if let Some(place) = places.get(&slot) {
+                again[*place].events.extend(event);
+                continue;
+            }
+            let filter = listen.filter.as_mut();
+            let window = filter.and_then(|filter| Some((filter.window.take()?, filter.query.clone())));
+            let lagged = event.is_none();
             if lagged {
                 session.lagged();
             }
+            let (place, path, events) = (news.len(), path.clone(), event.into_iter().collect());
+            places.insert(slot, again.len());
+            again.push(Again { slot, place, path, tag: listen.tag, window, events, lagged });
+            news.push(News { rev, message: Bytes::new() });
         }
         if again.is_empty() {
             return Ok((news, snapshot));
@@ -345,7 +390,7 @@ impl Look {
     fn see(self, snapshot: &Snapshot) -> Result<Seen, Error> {
         let Ask { path, query, hash, .. } = self.ask;
         if let Some((query, _)) = query {
-            let (window, json) = Window::open(snapshot, path, query, self.children_max)?;
+            let (window, json) = Window::open(snapshot, path, query, Format::Export, self.children_max)?;
             if json.len() > self.bytes_max {
                 return Err(too_large(self.bytes_max));
             }
@@ -367,13 +412,15 @@ fn reread(snapshot: &Snapshot, mut one: Again, children_max: usize, bytes_max: u
     let result = match one.window.take() {
         None => whole(snapshot, &one.path, bytes_max).map(Some),
         Some((_, query)) if one.lagged => {
-            Window::open(snapshot, one.path.clone(), query.clone(), children_max).map(|(window, json)| {
-                one.window = Some((window, query));
-                Some(json)
-            })
+            Window::open(snapshot, one.path.clone(), query.clone(), Format::Export, children_max).map(
+                |(window, json)| {
+                    one.window = Some((window, query));
+                    Some(json)
+                },
+            )
         }
         Some((mut window, query)) => {
-            let moved = window.advance(snapshot);
+            let moved = window.advance(snapshot, Touched::Events(&one.events));
             one.window = Some((window, query));
             moved
         }
@@ -392,20 +439,6 @@ fn whole(snapshot: &Snapshot, path: &Path, bytes_max: usize) -> Result<Vec<u8>, 
         }
     }
     Ok(json)
-}
-
-fn may_read(database: &Database, snapshot: &Snapshot, identity: &Identity, ask: &Ask) -> Result<(), Error> {
-    may_read_path(database, snapshot, identity, &ask.path, ask.query.as_ref().map(|(query, _)| query))
-}
-
-fn may_read_path(
-    database: &Database,
-    _snapshot: &Snapshot,
-    identity: &Identity,
-    _path: &Path,
-    _query: Option<&Query>,
-) -> Result<(), Error> {
-    database.config().access.check_read(identity)
 }
 
 /// A change as all sessions that listen to the path get it: encoded once, by the first.

@@ -140,7 +140,6 @@ struct Talk<L> {
     session: Session,
     context: Context,
     database: Arc<Database>,
-    identity: Identity,
     /// When the identity ends.
     expires_at: Option<Instant>,
     listens: Listens,
@@ -158,7 +157,6 @@ impl<L: Link> Talk<L> {
         let mut talk = Self {
             link,
             session,
-            identity: Identity::Anonymous,
             expires_at: None,
             listens: Listens::new(&database),
             leases: Leases::default(),
@@ -427,7 +425,7 @@ impl<L: Link> Talk<L> {
             run(&self.session, Class::Write, cost, deadline, move || unread.parse(data.as_bytes())).await?
         };
         let write = parsed.write(&self.database, &self.leases);
-        let answer = self.context.dispatch.submit(&self.database, &self.identity, write, deadline)?;
+        let answer = self.context.dispatch.submit(&self.database, self.listens.identity(), write, deadline)?;
         Ok(Box::pin(answer))
     }
 
@@ -437,14 +435,15 @@ impl<L: Link> Talk<L> {
             Err(refused) => return Ok(Err(refused)),
         };
         let mut news = Vec::new();
-        let opened = self.listens.open(&self.session, &self.identity, ask, &mut news).await;
+        let opened = self.listens.open(&self.session, ask, &mut news).await;
         self.tell_all(news).await?;
         match opened {
-            Ok(message) => {
-                if let Some(message) = message {
+            Ok(opened) => {
+                if let Some(message) = opened.message {
                     self.tell(message).await?;
                 }
-                Ok(Ok(b"{}".to_vec()))
+                // Android's client takes it for an object.
+                Ok(Ok(if opened.unindexed { br#"{"w":["no_index"]}"#.to_vec() } else { b"{}".to_vec() }))
             }
             Err(error) => Ok(Err(error.into())),
         }
@@ -462,7 +461,7 @@ impl<L: Link> Talk<L> {
             Err(refused) => return Ok(Err(refused)),
         };
         let mut news = Vec::new();
-        let got = self.listens.get(&self.session, &self.identity, ask, &mut news).await;
+        let got = self.listens.get(&self.session, ask, &mut news).await;
         self.tell_all(news).await?;
         Ok(got.map_err(|error| match error.kind() {
             // The client rejects with the text; this is the status it comes with.
@@ -506,17 +505,10 @@ impl<L: Link> Talk<L> {
             let left = at.duration_since(SystemTime::now()).unwrap_or_default();
             Instant::now() + left
         });
-        if who.identity != self.identity {
-            self.identity = who.identity;
-            self.judge().await?;
-        }
-        Ok(())
-    }
-
-    /// Ends the listens that the client may not have any more.
-    async fn judge(&mut self) -> Result<(), End> {
-        for message in self.listens.judge(&self.identity).await? {
-            self.tell(message).await?;
+        if who.identity != *self.listens.identity() {
+            for message in self.listens.judge(who.identity).await? {
+                self.tell(message).await?;
+            }
         }
         Ok(())
     }
