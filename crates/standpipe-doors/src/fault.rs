@@ -13,6 +13,7 @@ const SENTENCE_CHARS_MAX: usize = 1_000;
 pub(crate) fn http_refusal(refusal: Refusal) -> StatusCode {
     match refusal {
         Refusal::Rate { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::Plaintext => StatusCode::BAD_REQUEST,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -52,11 +52,14 @@ pub enum Refusal {
     /// The node stops.
     #[error("the server is shutting down; try again")]
     Stopping,
+    /// A peer that speaks without TLS where TLS is spoken.
+    #[error("this port speaks TLS: use https (or your client's TLS option)")]
+    Plaintext,
 }
 
 impl Refusal {
     /// All of them; the position is the index of their counter.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connections,
         Self::DoorConnections,
         Self::PeerConnections,
@@ -67,6 +70,7 @@ impl Refusal {
         Self::ConnectionWatchers,
         Self::SessionListens,
         Self::Stopping,
+        Self::Plaintext,
     ];
 
     /// Position in [`Refusal::ALL`].
@@ -82,6 +86,7 @@ impl Refusal {
             Self::ConnectionWatchers => 7,
             Self::SessionListens => 8,
             Self::Stopping => 9,
+            Self::Plaintext => 10,
         }
     }
 
@@ -98,6 +103,7 @@ impl Refusal {
             Self::ConnectionWatchers => "connection_watchers",
             Self::SessionListens => "session_listens",
             Self::Stopping => "stopping",
+            Self::Plaintext => "plaintext",
         }
     }
 
@@ -106,7 +112,7 @@ impl Refusal {
     pub const fn retry_after(self) -> Duration {
         match self {
             Self::QueueFull { retry_ms } | Self::Rate { retry_ms } => Duration::from_millis(retry_ms as u64),
-            Self::Bodies | Self::Stopping => Duration::from_secs(1),
+            Self::Bodies | Self::Stopping | Self::Plaintext => Duration::from_secs(1),
             Self::Connections | Self::DoorConnections | Self::Watchers => Duration::from_secs(5),
             Self::PeerConnections | Self::ConnectionWatchers | Self::SessionListens => Duration::from_secs(10),
         }

@@ -49,6 +49,7 @@ mod sync;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use crate::admission::{BytesPermit, Refusal, WatchPermit};
 pub use crate::class::{Class, Cost};
@@ -72,3 +73,4 @@ pub use crate::socket::{BindError, SocketListener};
 #[cfg(target_os = "linux")]
 pub use crate::spot::PipeError;
 pub use crate::status::{ClassStatus, DoorStatus, SlowPeer, Spread, Status, Tally, WorkerStatus};
+pub use crate::tls::{Tls, TlsConn, TlsError, TlsFiles};

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use crate::Limits;
+use crate::tls::{Tls, TlsConn};
 #[cfg(target_os = "linux")]
 use crate::{fifo::FifoConn, lease_file::LeaseConn};
 
@@ -62,12 +64,14 @@ pub struct Conn {
     pub peer: Peer,
     /// Nobody between the two ends can read along: see [`Session::secure`](crate::Session::secure).
     pub secure: bool,
+    /// The certificates of a TLS handshake that is to come.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 impl Conn {
     /// A connection without encryption of its own: secure when it does not leave this machine.
     pub fn plain(io: ConnIo, peer: Peer) -> Self {
-        Self { io, peer, secure: peer.is_local() }
+        Self { io, peer, secure: peer.is_local(), tls: None }
     }
 }
 
@@ -79,6 +83,8 @@ pub enum ConnIo {
     /// A Unix socket.
     #[cfg(unix)]
     Unix(UnixStream),
+    /// TLS over TCP, after the handshake.
+    Tls(Box<TlsConn>),
     /// A reader of a named pipe. In boxes, for idle sockets should not pay for the room.
     #[cfg(target_os = "linux")]
     Fifo(Box<FifoConn>),
@@ -94,6 +100,7 @@ macro_rules! each {
             ConnIo::Tcp($stream) => $does,
             #[cfg(unix)]
             ConnIo::Unix($stream) => $does,
+            ConnIo::Tls($stream) => $does,
             #[cfg(target_os = "linux")]
             ConnIo::Fifo($stream) => $does,
             #[cfg(target_os = "linux")]

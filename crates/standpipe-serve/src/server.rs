@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{RefusalPermit, Seat};
 use crate::core::Core;
 use crate::metrics::DoorMetrics;
+use crate::tls::{self, Shaken};
 use crate::{
     CloseReason, Conn, Door, Event, Events, Limits, LimitsError, LimitsHandle, Listener, Metrics, Origin, Refusal,
     Session, SessionInfo, Shutdown, Status, Stopped,
@@ -250,8 +251,26 @@ impl<D: Door> Entrance<D> {
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, for every idle connection")]
 fn serve<D: Door>(door: Arc<D>, conn: Conn, open: Open) -> impl Future<Output = ()> + Send {
     async move {
-        let said = door.serve(conn, open.session.clone()).await;
+        let said = match conn.tls {
+            None => door.serve(conn, open.session.clone()).await,
+            // In a box, which connections without TLS should not pay for.
+            Some(_) => Box::pin(serve_tls(&*door, conn, &open.session)).await,
+        };
         open.close(said);
+    }
+}
+
+async fn serve_tls<D: Door>(door: &D, mut conn: Conn, session: &Session) -> CloseReason {
+    let Some(tls) = conn.tls.take() else { return door.serve(conn, session.clone()).await };
+    // The handshake's future is large, and over when the connection is served.
+    match Box::pin(tls::handshake(conn, tls, session)).await {
+        Shaken::Conn(conn) => Box::pin(door.serve(conn, session.clone())).await,
+        Shaken::Plain(conn, refusal) => {
+            let patience = Duration::from_millis(session.limits().refusal_ms_max);
+            let _late = tokio::time::timeout(patience, door.refuse(conn, refusal)).await;
+            CloseReason::Refused(refusal)
+        }
+        Shaken::Failed(reason) => reason,
     }
 }
 
@@ -298,7 +317,10 @@ async fn refuse<D: Door>(
     patience: Duration,
     _until_told: (RefusalPermit, Open),
 ) {
-    let _late = tokio::time::timeout(patience, door.refuse(conn, refusal)).await;
+    // A handshake is much work for a "no": who would need one is closed without a word.
+    if conn.tls.is_none() {
+        let _late = tokio::time::timeout(patience, door.refuse(conn, refusal)).await;
+    }
 }
 
 /// An accepted connection: tells its opening, and its end exactly once, also when its task panics

@@ -3,15 +3,14 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::time::{Duration, Instant};
 #[cfg(unix)]
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::tls::Tls;
 use crate::{Conn, ConnIo, Listener, Metrics, Peer};
 
 /// Connections the system keeps for us between two looks.
@@ -76,6 +75,7 @@ pub struct SocketListener {
     live: Option<Live>,
     address: Option<SocketAddr>,
     troubles: Troubles,
+    tls: Option<Arc<Tls>>,
     #[cfg(unix)]
     _file: Option<Arc<SocketFile>>,
 }
@@ -114,6 +114,7 @@ impl SocketListener {
             bare: Some(Bare::Tcp(socket)),
             live: None,
             troubles: Troubles::new(metrics.clone()),
+            tls: None,
             #[cfg(unix)]
             _file: None,
         }
@@ -134,12 +135,20 @@ impl SocketListener {
                     live: None,
                     address: None,
                     troubles: Troubles::new(metrics.clone()),
+                    tls: None,
                     _file: Some(file.clone()),
                 })
             };
             (0..count.max(1)).map(one).collect()
         });
         bound.map_err(|cause| BindError::new(&path.display(), cause))
+    }
+
+    /// Lets in only who speaks TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Arc<Tls>) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// The address bound, with the port that was picked; `None` for a Unix socket.
@@ -155,7 +164,8 @@ impl SocketListener {
         match self.live.as_ref().expect("registered above, and never taken") {
             Live::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok(Conn::plain(ConnIo::Tcp(stream), Peer::Ip(address.ip())))
+                let conn = Conn::plain(ConnIo::Tcp(stream), Peer::Ip(address.ip()));
+                Ok(Conn { secure: conn.secure || self.tls.is_some(), tls: self.tls.clone(), ..conn })
             }
             #[cfg(unix)]
             Live::Unix(listener) => {

@@ -7,6 +7,7 @@ mod limits_page;
 mod pool;
 mod reload;
 mod server;
+mod tls;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -24,6 +24,7 @@ use super::body::Reply;
 use super::io::{Activity, Stream};
 use super::sse::Takeover;
 use super::{HttpDoor, error_json, whole_seconds};
+use crate::fault::http_refusal;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,8 +62,9 @@ pub(super) async fn refuse(conn: Conn, refusal: &Refusal) {
     let body = error_json(&refusal.to_string());
     let after = whole_seconds(refusal.retry_after());
     let mut answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
+        "HTTP/1.1 {}\r\ncontent-type: application/json; charset=utf-8\r\n\
          content-length: {}\r\nretry-after: {after}\r\nconnection: close\r\n\r\n",
+        http_refusal(*refusal),
         body.len()
     )
     .into_bytes();

@@ -259,7 +259,8 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper flushes the stream only when its own buffer is empty.
-        ready!(Pin::new(&mut self.io).poll_flush(context))?;
+        let flush = Pin::new(&mut self.io).poll_flush(context);
+        ready!(self.progress(context, flush))?;
         self.activity.unflushed.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }

@@ -22,7 +22,7 @@ use crate::{
 /// deaf to shutdown, `x` with an error, `s` with a flood that the peer must take in time, `w` after
 /// attaching a watcher, `b` after admitting ten bytes of a body; `p` panics, `q` ends the connection,
 /// `k` has it ended, `o` begins one that outlives it. What is refused is answered with `!`.
-pub(super) struct ByteDoor(Gate);
+pub(super) struct ByteDoor(pub(super) Gate);
 
 impl Door for ByteDoor {
     fn name(&self) -> &'static str {
