@@ -2,7 +2,7 @@
 //! system says. It does not admit or serve.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 #[cfg(unix)]
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -165,7 +165,8 @@ impl SocketListener {
             Live::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 let conn = Conn::plain(ConnIo::Tcp(stream), Peer::Ip(address.ip()));
-                Ok(Conn { secure: conn.secure || self.tls.is_some(), tls: self.tls.clone(), ..conn })
+                let secure = conn.secure || self.tls.is_some() || is_own(&conn.io, address.ip());
+                Ok(Conn { secure, tls: self.tls.clone(), ..conn })
             }
             #[cfg(unix)]
             Live::Unix(listener) => {
@@ -174,6 +175,11 @@ impl SocketListener {
             }
         }
     }
+}
+
+/// Does the connection come from this machine, by its own address?
+fn is_own(io: &ConnIo, peer: IpAddr) -> bool {
+    matches!(io, ConnIo::Tcp(stream) if stream.local_addr().is_ok_and(|own| own.ip() == peer))
 }
 
 impl Listener for SocketListener {

@@ -65,6 +65,7 @@ then arguments; the later wins. `standpipe config show` tells what came of it.
 
 Examples:
   standpipe serve --data ./data --rules database.rules.json
+  standpipe serve --data ./data --rules database.rules.json --tls db.example.com --auth firebase:my-project
   standpipe serve --config /etc/standpipe.toml")]
     Serve(NodeArgs),
     /// Print the value at a path
@@ -244,6 +245,24 @@ pub(crate) struct NodeArgs {
     /// Where redis clients connect: an address, or the path of a Unix socket [default: nowhere]
     #[arg(long, value_name = "HOST:PORT|PATH")]
     pub(crate) resp: Option<String>,
+    /// Speak https too, with the certificate of this host name (see [tls] and docs/security.md)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls: Option<String>,
+    /// Where https is spoken [default: 0.0.0.0:443]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) tls_listen: Option<String>,
+    /// Make a certificate if there is none; clients must be told to trust it
+    #[arg(long)]
+    pub(crate) tls_self_signed: bool,
+    /// Whose tokens are believed: firebase:PROJECT, or key:FILE for a key of your own
+    #[arg(long, value_name = "WHOM")]
+    pub(crate) auth: Vec<String>,
+    /// Speak without encryption also where others can read along, as behind a proxy (serve)
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Let everybody who reaches the port be administrator (dev)
+    #[arg(long)]
+    pub(crate) dangerously_expose_emulator: bool,
     /// The data folder; made if missing [default: ./.standpipe for dev, ./data for serve]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,

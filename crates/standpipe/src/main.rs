@@ -1,6 +1,7 @@
 //! The binary: reads arguments, environment and configuration, assembles what they ask for, prints,
 //! and ends the process. Everything it starts lives in the other crates.
 
+mod authority;
 mod cli;
 mod client;
 mod commands;
@@ -15,6 +16,7 @@ mod node;
 mod pipe;
 mod reload;
 mod systemd;
+mod tls;
 #[cfg(feature = "tui")]
 mod top;
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use standpipe_doors::{Authority, Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig, QueryUnindexed};
-use standpipe_serve::{BindError, Limits, Server, ServerConfig, SocketListener};
+use standpipe_serve::{BindError, Limits, OnFailure, OnShutdown, Server, ServerConfig, SocketListener, TaskKind, Tls};
 use standpipe_tree::rules::RuleSet;
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::authority;
 use crate::cli::AccessArgs;
 use crate::client::{Client, Target, import};
 use crate::config::{self, Mode, Settings};
@@ -21,6 +22,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::pipe::PipeEntry;
 use crate::reload::{FileWatch, Reload};
 use crate::systemd::{self, State};
+use crate::tls::{self, Certificates};
 
 /// Where a node listens; empty is nowhere.
 #[derive(Clone, Copy, Debug)]
@@ -31,20 +33,29 @@ pub(crate) struct Listen<'a> {
     pub(crate) line: &'a str,
     pub(crate) resp: &'a str,
     pub(crate) separator: Separator,
+    /// Where HTTP is spoken over TLS.
+    pub(crate) https: &'a str,
+    /// The certificates of that, and of doors whose address begins with `tls:`.
+    pub(crate) tls: Option<&'a Arc<Tls>>,
 }
 
 impl<'a> Listen<'a> {
     /// Only HTTP.
     pub(crate) fn http(at: &'a str) -> Self {
-        Self { http: at, socket: Path::new(""), line: "", resp: "", separator: Separator::Slash }
+        Self { http: at, socket: Path::new(""), line: "", resp: "", separator: Separator::Slash, https: "", tls: None }
     }
 }
+
+/// Fetching the keys of token issuers.
+const KEYS_TASK: TaskKind =
+    TaskKind { name: "token-keys", on_failure: OnFailure::StopNode, on_shutdown: OnShutdown::Abort };
 
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Node {
     engine: Arc<Engine>,
     server: Server,
+    credentials: Credentials,
     ready: Arc<AtomicBool>,
     address: SocketAddr,
     /// Name and place of each other door that is open.
@@ -68,30 +79,39 @@ impl Node {
         let server =
             Server::start(ServerConfig { limits, cores: None }).map_err(|error| Failure::failed(error.to_string()))?;
         let credentials = Credentials::new(authority, server.limits());
-        let (listeners, _) = bind(listen.http, &server)?;
+        let (listeners, _) = bind(listen.http, None, &server)?;
         let address = listeners.first().and_then(SocketListener::local_addr);
         let address = address.ok_or_else(|| Failure::failed(format!("{}: no address was bound", listen.http)))?;
         let ready = Arc::new(AtomicBool::new(true));
         let dispatch = Dispatch::new(engine.clone());
         let mut others = Vec::new();
         if !listen.line.is_empty() {
-            let (listeners, at) = bind(listen.line, &server)?;
+            let (listeners, at) = bind(listen.line, listen.tls, &server)?;
             server.listen(Arc::new(LineDoor::new(dispatch.clone(), credentials.clone())), listeners);
             others.push(("line", at));
         }
         if !listen.resp.is_empty() {
-            let (listeners, at) = bind(listen.resp, &server)?;
+            let (listeners, at) = bind(listen.resp, listen.tls, &server)?;
             let door = RespDoor::new(dispatch.clone(), credentials.clone(), listen.separator);
             server.listen(Arc::new(door), listeners);
             others.push(("resp", at));
         }
-        let door = Arc::new(HttpDoor::new(dispatch, credentials, server.metrics().clone(), ready.clone()));
+        if let Some(event_loop) = server.runtimes().next() {
+            let _on_it = event_loop.enter();
+            server.shutdown().spawn(KEYS_TASK, credentials.clone().keep_keys());
+        }
+        let door = Arc::new(HttpDoor::new(dispatch, credentials.clone(), server.metrics().clone(), ready.clone()));
+        if let (Some(tls), false) = (listen.tls, listen.https.is_empty()) {
+            let (listeners, at) = bind(&format!("tls:{}", listen.https), Some(tls), &server)?;
+            server.listen(door.clone(), listeners);
+            others.push(("https", at));
+        }
         if !listen.socket.as_os_str().is_empty() {
             server.listen(door.clone(), bind_unix(listen.socket, &server)?);
             others.push(("socket", listen.socket.display().to_string()));
         }
         server.listen(door, listeners);
-        Ok(Self { engine, server, ready, address, others })
+        Ok(Self { engine, server, credentials, ready, address, others })
     }
 
     /// Serves the pipes of the configuration, each counted as a door of its own.
@@ -123,14 +143,29 @@ impl Node {
     }
 }
 
-/// Listens on an address, or on the path of a Unix socket, which has a slash; says where that is.
-fn bind(at: &str, server: &Server) -> Result<(Vec<SocketListener>, String)> {
-    let failed = |error: BindError| Failure::failed(error.to_string());
+/// Listens on an address, over TLS where it begins with `tls:`, or on the path of a Unix socket, which has a
+/// slash; says where that is.
+fn bind(at: &str, tls: Option<&Arc<Tls>>, server: &Server) -> Result<(Vec<SocketListener>, String)> {
+    let failed = |error: BindError| {
+        let failure = Failure::failed(error.to_string());
+        match error {
+            BindError::Permission { .. } => failure.help(
+                "give the program the right to low ports (setcap cap_net_bind_service=+ep, or AmbientCapabilities= in \
+                 systemd), or take another port, as in --tls-listen 0.0.0.0:8443",
+            ),
+            _ => failure,
+        }
+    };
+    let (over_tls, at) = config::over_tls(at);
     if cfg!(unix) && at.contains('/') {
         return Ok((bind_unix(Path::new(at), server)?, at.to_owned()));
     }
     let listeners = SocketListener::bind_tcp(at, server.cores(), server.metrics()).map_err(failed)?;
     let address = listeners.first().and_then(SocketListener::local_addr).map(|address| address.to_string());
+    let listeners = match tls.filter(|_| over_tls) {
+        Some(tls) => listeners.into_iter().map(|listener| listener.with_tls(tls.clone())).collect(),
+        None => listeners,
+    };
     Ok((listeners, address.unwrap_or_else(|| at.to_owned())))
 }
 
@@ -156,7 +191,11 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         Mode::Serve => Token::kept(&values.server.data)?,
     };
     let engine = engine_config(settings)?;
+    let mut certificates = Certificates::open(&values.tls, &values.server.data)?;
+    let authority = token.authority(authority::read(&values.auth)?);
     let listen = Listen {
+        https: &values.tls.listen,
+        tls: certificates.as_ref().map(Certificates::tls),
         http: &values.server.listen,
         socket: &values.server.socket,
         line: &values.server.line,
@@ -166,7 +205,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             config::RespSeparator::Colon => Separator::Colon,
         },
     };
-    let mut node = Node::start(engine, values.limits.clone(), listen, token.authority())?;
+    let mut node = Node::start(engine, values.limits.clone(), listen, authority)?;
     let url = node.url();
     load(settings, &node, &token)?;
     node.open_pipes(&values.pipe)?;
@@ -178,7 +217,9 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         .map_err(|error| Failure::failed(format!("can't start a runtime: {error}")))?;
     runtime.block_on(async {
         let mut signals = Signals::new(settings.mode)?;
-        let mut file = FileWatch::new(settings.arguments.config.as_deref());
+        let mut watched = Vec::from_iter(settings.arguments.config.clone());
+        watched.extend(certificates.iter().flat_map(Certificates::paths));
+        let mut file = FileWatch::new(watched);
         let mut reload = Reload::new(settings);
         banner(settings, &url, &node.others, &token);
         #[expect(clippy::print_stdout, reason = "the one line of results that a server has")]
@@ -196,7 +237,10 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
                 },
                 () = file.changed() => {}
             }
-            reload.run(&node.server, &node.engine);
+            reload.run(&node.server, &node.engine, &node.credentials, |authority| token.authority(authority));
+            if let Some(certificates) = &mut certificates {
+                certificates.reload();
+            }
         }
         systemd::tell(State::Stopping);
         tracing::info!("stopping; a second signal stops at once");
@@ -350,11 +394,11 @@ impl Token {
         Ok(Self::Kept { secret, file, announced: std::cell::Cell::new(None) })
     }
 
-    /// Whom this token makes an administrator of.
-    fn authority(&self) -> Authority {
+    /// Who is believed beside these issuers: the bearer of this token, as an administrator.
+    fn authority(&self, issuers: Authority) -> Authority {
         match self {
-            Self::Emulator => Authority { emulator: true, ..Authority::default() },
-            Self::Kept { secret, .. } => Authority { admin_token: Some(secret.clone()), ..Authority::default() },
+            Self::Emulator => Authority { emulator: true, ..issuers },
+            Self::Kept { secret, .. } => Authority { admin_token: Some(secret.clone()), ..issuers },
         }
     }
 
@@ -431,11 +475,15 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
         Token::Kept { file, .. } => {
             eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", file.display());
             eprintln!("  access  administrators only, unless rules (--rules FILE) let others in");
+            for whom in believed(&values.auth) {
+                eprintln!("  tokens  {whom}");
+            }
         }
     }
     for (door, at) in others {
         let (flag, (host, port)) = (at.contains('/'), at.rsplit_once(':').unwrap_or(("", at)));
         match (*door, flag) {
+            ("https", _) => eprintln!("  https   {}", tls::url(&values.tls.name, at)),
             ("resp", true) => eprintln!("  redis   redis-cli -s {at} GET home/kitchen/temp"),
             ("resp", false) => eprintln!("  redis   redis-cli -h {host} -p {port} GET home/kitchen/temp"),
             (_, true) => eprintln!("  lines   nc -U {at}"),
@@ -443,6 +491,18 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
         }
     }
     eprintln!("  stop    Ctrl-C");
+}
+
+/// Whose tokens are believed, for people.
+fn believed(auth: &config::Auth) -> Vec<String> {
+    let mut all = Vec::new();
+    if !auth.firebase_project.is_empty() {
+        all.push(format!("users of the Firebase project {}", auth.firebase_project));
+    }
+    if !auth.key.is_empty() {
+        all.push(format!("signed with {} of your own keys", auth.key.len()));
+    }
+    all
 }
 
 /// The engine can't go on: what is acknowledged is on disk, and limping on would risk the rest.

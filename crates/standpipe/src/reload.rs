@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use standpipe_doors::{Authority, Credentials};
 use standpipe_engine::Engine;
 use standpipe_serve::{Reloaded, Server};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::authority;
 use crate::config::{Changes, Settings, Values};
 use crate::exit::{Failure, Result};
 use crate::node::with_limits;
@@ -30,7 +32,7 @@ const LINKS_MAX: usize = 40;
 #[derive(Debug)]
 pub(crate) struct Reload {
     settings: Settings,
-    /// Those of the start, with the limits of the last reload.
+    /// Those of the start, with what the last reload applied.
     in_force: Values,
 }
 
@@ -40,9 +42,15 @@ impl Reload {
     }
 
     /// Reads every layer again and applies what can be applied; where anything is wrong, nothing.
-    pub(crate) fn run(&mut self, server: &Server, engine: &Engine) {
+    pub(crate) fn run(
+        &mut self,
+        server: &Server,
+        engine: &Engine,
+        credentials: &Credentials,
+        authority: impl Fn(Authority) -> Authority,
+    ) {
         systemd::tell(State::Reloading);
-        let outcome = self.apply(server, engine).unwrap_or_else(|failure| {
+        let outcome = self.apply(server, engine, credentials, authority).unwrap_or_else(|failure| {
             tracing::error!("the configuration is refused, all settings stay as they are\n{failure}");
             Reloaded::Refused
         });
@@ -50,15 +58,25 @@ impl Reload {
         systemd::tell(State::Ready);
     }
 
-    fn apply(&mut self, server: &Server, engine: &Engine) -> Result<Reloaded> {
+    fn apply(
+        &mut self,
+        server: &Server,
+        engine: &Engine,
+        credentials: &Credentials,
+        authority: impl Fn(Authority) -> Authority,
+    ) -> Result<Reloaded> {
         let values = Settings::load(self.settings.mode, &self.settings.arguments)?.values;
         let Changes { live, boot } = Changes::between(&self.in_force, &values);
+        // Also where no setting changed: the files of keys may have.
+        let issuers = authority::read(&values.auth)?;
         if !live.is_empty() {
             server.reload(values.limits.clone()).map_err(|error| Failure::usage(error.to_string()))?;
             engine.reload(&with_limits(&values.server.data, &values.limits));
             self.in_force.limits = values.limits;
+            self.in_force.auth = values.auth;
             tracing::info!("configuration reloaded, in force now: {}", live.join(", "));
         }
+        credentials.reload(authority(issuers));
         if !boot.is_empty() {
             tracing::warn!("these changes of the configuration wait for a restart: {}", boot.join(", "));
         }
@@ -73,11 +91,11 @@ impl Reload {
     }
 }
 
-/// Hears of changes of the configuration file, also where it, or a link on the way to it, is
+/// Hears of changes of the configuration file and of certificates, also where one, or a link on the way to it, is
 /// replaced by another.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
-    path: Option<PathBuf>,
+    paths: Vec<PathBuf>,
     news: Arc<Notify>,
     /// Dropped, it hears no more.
     watcher: Option<RecommendedWatcher>,
@@ -85,15 +103,14 @@ pub(crate) struct FileWatch {
 }
 
 impl FileWatch {
-    /// Watches the file, if there is one. A watch that can't be had is told; a signal still works.
-    pub(crate) fn new(path: Option<&Path>) -> Self {
-        let mut watch =
-            Self { path: path.map(Path::to_owned), news: Arc::default(), watcher: None, names: BTreeSet::new() };
+    /// Watches the files, if there are any. A watch that can't be had is told; a signal still works.
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+        let mut watch = Self { paths, news: Arc::default(), watcher: None, names: BTreeSet::new() };
         watch.arm();
         watch
     }
 
-    /// Resolves after a change, once it is over; never without a file.
+    /// Resolves after a change, once it is over; never without files.
     pub(crate) async fn changed(&mut self) {
         self.news.notified().await;
         for _ in 0..STEPS_MAX {
@@ -104,16 +121,18 @@ impl FileWatch {
         self.arm();
     }
 
-    /// Watches what leads to the file now.
+    /// Watches what leads to the files now.
     fn arm(&mut self) {
-        let Some(path) = &self.path else { return };
-        let names = names(path);
+        if self.paths.is_empty() {
+            return;
+        }
+        let names: BTreeSet<PathBuf> = self.paths.iter().flat_map(|path| names(path)).collect();
         if self.watcher.is_some() && names == self.names {
             return;
         }
         match watcher(&names, self.news.clone()) {
             Ok(watcher) => self.watcher = Some(watcher),
-            Err(error) => tracing::warn!(%error, "changes of the configuration file are not seen; SIGHUP reloads it"),
+            Err(error) => tracing::warn!(%error, "changes of files are not seen; SIGHUP reads them again"),
         }
         self.names = names;
     }

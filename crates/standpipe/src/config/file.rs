@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
-use super::layers::{PIPE, pipe_name};
+use super::lists::{is_list, item_name, lists};
 use super::{Origin, place};
 use crate::exit::{Failure, Result};
 
@@ -31,25 +31,21 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Entry>> {
         let outer = key.get_ref().as_ref();
         match (span.get_ref(), &values[outer]) {
             (DeValue::Table(inner_spans), toml::Value::Table(inner)) => {
-                for key in inner_spans.keys() {
-                    let (name, value) = (format!("{outer}.{}", key.get_ref()), inner[key.get_ref().as_ref()].clone());
-                    entries.push(Entry { name, value, origin: place(path, text, key.span().start) });
+                for (key, span) in inner_spans {
+                    let (name, value) = (format!("{outer}.{}", key.get_ref()), &inner[key.get_ref().as_ref()]);
+                    if let (Some(list), DeValue::Array(spans), toml::Value::Array(values)) =
+                        (lists().find(|list| *list == name), span.get_ref(), value)
+                    {
+                        items(list, spans, values, path, text, &mut entries)?;
+                        continue;
+                    }
+                    let origin = place(path, text, key.span().start);
+                    entries.push(Entry { name, value: value.clone(), origin });
                 }
             }
-            (DeValue::Array(items), toml::Value::Array(values)) if outer == PIPE => {
-                for (index, (item, value)) in items.iter().zip(values).enumerate() {
-                    let (DeValue::Table(keys), toml::Value::Table(pipe)) = (item.get_ref(), value) else {
-                        let origin = place(path, text, item.span().start);
-                        return Err(Failure::usage(format!("{origin}: a pipe is a table of its own"))
-                            .help("begin each with a line [[pipe]]"));
-                    };
-                    for key in keys.keys() {
-                        let name = pipe_name(index, key.get_ref());
-                        let (value, origin) =
-                            (pipe[key.get_ref().as_ref()].clone(), place(path, text, key.span().start));
-                        entries.push(Entry { name, value, origin });
-                    }
-                }
+            (DeValue::Array(spans), toml::Value::Array(values)) if is_list(outer) => {
+                let list = lists().find(|list| *list == outer).expect("it is one");
+                items(list, spans, values, path, text, &mut entries)?;
             }
             (_, value) => {
                 let origin = place(path, text, key.span().start);
@@ -58,4 +54,28 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Entry>> {
         }
     }
     Ok(entries)
+}
+
+/// The settings of each item of a list.
+fn items(
+    list: &str,
+    spans: &DeArray<'_>,
+    values: &[toml::Value],
+    path: &Path,
+    text: &str,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
+    for (index, (item, value)) in spans.iter().zip(values).enumerate() {
+        let (DeValue::Table(keys), toml::Value::Table(item_values)) = (item.get_ref(), value) else {
+            let origin = place(path, text, item.span().start);
+            return Err(Failure::usage(format!("{origin}: an item of {list} is a table of its own"))
+                .help(format!("begin each with a line [[{list}]]")));
+        };
+        for key in keys.keys() {
+            let name = item_name(list, index, key.get_ref());
+            let (value, origin) = (item_values[key.get_ref().as_ref()].clone(), place(path, text, key.span().start));
+            entries.push(Entry { name, value, origin });
+        }
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::file;
+use super::lists::{Item, is_list, item_name, item_of_path, keys_of};
 use super::{Origin, Values};
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
@@ -17,24 +18,9 @@ const OTHER_VARIABLES: [&str; 6] = ["CONFIG", "DB", "LOG", "RULES", "TOKEN", "UR
 /// Variables that a cluster sets for a service that happens to be named like us.
 const FOREIGN_VARIABLES: [&str; 2] = ["PORT", "SERVICE_"];
 
-/// The table that may be there several times.
-pub(super) const PIPE: &str = "pipe";
-const PIPE_KEYS: [&str; 7] = ["path", "folder", "file", "mode", "render", "database", "perm"];
-
-/// The name of a pipe's setting: `pipe.002.mode` is the third one's, so that they sort as they come.
-pub(super) fn pipe_name(index: usize, key: &str) -> String {
-    format!("{PIPE}.{index:03}.{key}")
-}
-
-/// Index and key of a pipe's setting.
-pub(super) fn pipe_setting(name: &str) -> Option<(usize, &str)> {
-    let (index, key) = name.strip_prefix(PIPE)?.strip_prefix('.')?.split_once('.')?;
-    Some((index.parse().ok()?, key))
-}
-
 /// A setting as its user names it.
 fn shown(name: &str) -> String {
-    pipe_setting(name).map_or_else(|| name.to_owned(), |(_, key)| format!("{PIPE}.{key}"))
+    Item::named(name).map_or_else(|| name.to_owned(), |item| item.shown())
 }
 
 /// Values by `table.key`.
@@ -47,7 +33,10 @@ impl Layers {
         let mut entries = BTreeMap::new();
         for (table, keys) in tables {
             for (key, value) in keys.as_table().into_iter().flatten() {
-                entries.insert(format!("{table}.{key}"), (value.clone(), Origin::Default));
+                let name = format!("{table}.{key}");
+                if !is_list(&name) {
+                    entries.insert(name, (value.clone(), Origin::Default));
+                }
             }
         }
         Self(entries)
@@ -65,8 +54,8 @@ impl Layers {
             if OTHER_VARIABLES.contains(&short) || FOREIGN_VARIABLES.iter().any(|foreign| short.starts_with(foreign)) {
                 continue;
             }
-            // Pipes have no names that a variable could have.
-            let mut named = self.0.keys().filter(|name| pipe_setting(name).is_none());
+            // Items of lists have no names that a variable could have.
+            let mut named = self.0.keys().filter(|name| Item::named(name).is_none());
             let Some(name) = named.find(|name| variable_of(name) == variable).cloned() else {
                 let known = self.0.keys().map(|name| variable_of(name)).collect::<Vec<_>>();
                 return Err(unknown(&format!("unknown variable {variable}"), &variable, known.iter()));
@@ -82,12 +71,30 @@ impl Layers {
     pub(super) fn arguments(&mut self, arguments: &NodeArgs) -> Result<()> {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let (path, socket) = (text(&arguments.data), text(&arguments.socket));
+        for spec in &arguments.auth {
+            self.auth(spec)?;
+        }
+        for (name, argument, given) in [
+            ("tls.self_signed", "--tls-self-signed", arguments.tls_self_signed),
+            ("server.insecure", "--insecure", arguments.insecure),
+            (
+                "server.dangerously_expose_emulator",
+                "--dangerously-expose-emulator",
+                arguments.dangerously_expose_emulator,
+            ),
+        ] {
+            if given {
+                self.set(name, true.into(), Origin::Argument(argument))?;
+            }
+        }
         for (name, argument, text) in [
             ("server.listen", "--listen", arguments.listen.clone()),
             ("server.socket", "--socket", socket),
             ("server.line", "--line", arguments.line.clone()),
             ("server.resp", "--resp", arguments.resp.clone()),
             ("server.data", "--data", path),
+            ("tls.name", "--tls", arguments.tls.clone()),
+            ("tls.listen", "--tls-listen", arguments.tls_listen.clone()),
             ("server.log_format", "--log-format", arguments.log_format.and_then(choice)),
             ("engine.durability", "--durability", arguments.durability.and_then(choice)),
         ] {
@@ -98,10 +105,29 @@ impl Layers {
         Ok(())
     }
 
+    /// `--auth firebase:PROJECT` or `--auth key:FILE`.
+    fn auth(&mut self, spec: &str) -> Result<()> {
+        let origin = Origin::Argument("--auth");
+        match spec.split_once(':') {
+            Some(("firebase", project)) if !project.is_empty() => {
+                self.set("auth.firebase_project", project.into(), origin)
+            }
+            Some(("key", file)) if !file.is_empty() => {
+                let indexes = self.0.keys().filter_map(|name| Item::named(name)).filter(|item| item.list == "auth.key");
+                let next = indexes.map(|item| item.index + 1).max().unwrap_or(0);
+                self.set(&item_name("auth.key", next, "file"), file.into(), origin)
+            }
+            _ => Err(Failure::usage(format!("--auth {spec}: neither firebase:PROJECT nor key:FILE")).help(
+                "as in --auth firebase:my-project, or --auth key:public.pem; the file has more to say in [auth]",
+            )),
+        }
+    }
+
     fn set(&mut self, name: &str, value: toml::Value, origin: Origin) -> Result<()> {
-        if let Some((_, key)) = pipe_setting(name) {
-            if !PIPE_KEYS.contains(&key) {
-                let known = PIPE_KEYS.map(|key| format!("{PIPE}.{key}"));
+        if let Some(Item { list, key, .. }) = Item::named(name) {
+            let keys = keys_of(list);
+            if !keys.contains(&key) {
+                let known: Vec<String> = keys.iter().map(|key| format!("{list}.{key}")).collect();
                 return Err(unknown(&format!("{origin}: unknown setting {}", shown(name)), &shown(name), known.iter()));
             }
             self.0.insert(name.to_owned(), (value, origin));
@@ -117,28 +143,35 @@ impl Layers {
     /// The values in their types.
     pub(super) fn values(&self) -> Result<Values> {
         let mut tables = toml::Table::new();
-        let mut pipes: Vec<toml::Value> = Vec::new();
+        let mut lists: BTreeMap<&str, Vec<toml::Value>> = BTreeMap::new();
         for (name, (value, _)) in &self.0 {
-            if let Some((index, key)) = pipe_setting(name) {
-                pipes.resize_with(pipes.len().max(index + 1), || toml::Table::new().into());
-                pipes[index].as_table_mut().expect("made above").insert(key.to_owned(), value.clone());
+            if let Some(Item { list, index, key }) = Item::named(name) {
+                let items = lists.entry(list).or_default();
+                items.resize_with(items.len().max(index + 1), || toml::Table::new().into());
+                items[index].as_table_mut().expect("made above").insert(key.to_owned(), value.clone());
                 continue;
             }
             let (table, key) = name.split_once('.').expect("made with a dot");
             let keys = tables.entry(table).or_insert_with(|| toml::Table::new().into());
             keys.as_table_mut().expect("made above").insert(key.to_owned(), value.clone());
         }
-        tables.insert(PIPE.to_owned(), pipes.into());
+        for (list, items) in lists {
+            match list.split_once('.') {
+                Some((table, key)) => {
+                    let keys = tables.entry(table).or_insert_with(|| toml::Table::new().into());
+                    keys.as_table_mut().expect("only tables are there").insert(key.to_owned(), items.into());
+                }
+                None => drop(tables.insert(list.to_owned(), items.into())),
+            }
+        }
         serde_path_to_error::deserialize(toml::Value::from(tables)).map_err(|error| {
             let path = error.path().to_string();
             // `pipe[2].mode`, or `pipe[2]` where something is missing: told at its first line.
-            let pipe = path.strip_prefix(PIPE).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
-            let pipe =
-                pipe.and_then(|(index, rest)| Some(pipe_name(index.parse().ok()?, rest.trim_start_matches('.'))));
-            let in_pipe = pipe.is_some();
-            let path = pipe.unwrap_or(path);
+            let item = item_of_path(&path);
+            let in_item = item.is_some();
+            let path = item.unwrap_or(path);
             let named =
-                self.0.keys().filter(|name| (in_pipe && name.starts_with(&path)) || path.starts_with(name.as_str()));
+                self.0.keys().filter(|name| (in_item && name.starts_with(&path)) || path.starts_with(name.as_str()));
             let name = named.min_by_key(|name| match &self.0[*name].1 {
                 Origin::File { line, .. } => *line,
                 _ => 0,

@@ -2,14 +2,17 @@
 //! value comes from is `layers`' matter; what a value means is its consumer's.
 
 mod changes;
+mod exposure;
 mod file;
 mod layers;
+mod lists;
 mod show;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use standpipe_doors::Algorithm;
 use standpipe_serve::Limits;
 
 use crate::cli::NodeArgs;
@@ -17,6 +20,7 @@ use crate::exit::{Failure, Result};
 use crate::pipe::PipeEntry;
 pub(crate) use changes::Changes;
 use layers::Layers;
+use lists::item_name;
 pub(crate) use show::show;
 
 /// What kind of server it is; decides defaults and what is allowed.
@@ -50,6 +54,8 @@ pub(crate) struct Values {
     pub(crate) server: Server,
     pub(crate) databases: Databases,
     pub(crate) engine: Engine,
+    pub(crate) auth: Auth,
+    pub(crate) tls: Tls,
     pub(crate) limits: Limits,
     /// Files that readers open, each a `[[pipe]]` of the file.
     #[serde(default)]
@@ -72,6 +78,78 @@ pub(crate) struct Server {
     /// The data folder, relative to the folder the server is started in.
     pub(crate) data: PathBuf,
     pub(crate) log_format: LogFormat,
+    /// Plain HTTP, lines and RESP also on addresses that others reach; for `serve`.
+    pub(crate) insecure: bool,
+    /// Everybody who reaches the port is administrator who says so; for `dev`.
+    pub(crate) dangerously_expose_emulator: bool,
+}
+
+/// Whose tokens are believed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Auth {
+    /// The claim that is `true` in the token of an administrator.
+    pub(crate) admin_claim: String,
+    /// Where the keys of Firebase's ID tokens come from; empty is Google.
+    pub(crate) firebase_keys_url: String,
+    /// The id of the project whose users are ours; empty is none.
+    pub(crate) firebase_project: String,
+    /// Other issuers, each a `[[auth.key]]` of the file.
+    #[serde(default)]
+    pub(crate) key: Vec<KeyEntry>,
+}
+
+/// A key, or a set of them, that tokens may be signed with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KeyEntry {
+    /// The public key (PEM) or the secret of HS256; or `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<PathBuf>,
+    /// Where the issuer publishes its keys (JSON Web Key Set).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`; a file says it by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) algorithm: Option<Algorithm>,
+    /// Only tokens that name this key (`kid`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kid: Option<String>,
+    /// Only tokens with this `iss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) issuer: Option<String>,
+    /// Only tokens with this `aud`; without it, only tokens with none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audience: Option<String>,
+    /// Its tokens may make administrators.
+    pub(crate) administrators: bool,
+}
+
+/// The door over TLS. It is open where there is a name, a certificate, or `self_signed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// PEM: the certificate and those that lead to a root. Empty: found by `name`.
+    pub(crate) cert: PathBuf,
+    /// PEM: certificates of authorities of which clients must show one. Empty: none is asked for.
+    pub(crate) client_ca: PathBuf,
+    /// With `client_ca`: who shows none is let in all the same.
+    pub(crate) client_optional: bool,
+    /// PEM: the private key of `cert`.
+    pub(crate) key: PathBuf,
+    /// `HOST:PORT` of HTTP over TLS.
+    pub(crate) listen: String,
+    /// The host name that clients use.
+    pub(crate) name: String,
+    /// Make a certificate where there is none; clients have to be told to trust it.
+    pub(crate) self_signed: bool,
+}
+
+impl Tls {
+    /// Is TLS spoken at all?
+    pub(crate) fn is_on(&self) -> bool {
+        !self.name.is_empty() || !self.cert.as_os_str().is_empty() || self.self_signed
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +232,23 @@ impl Values {
                 resp_separator: RespSeparator::Slash,
                 data: data.into(),
                 log_format: LogFormat::Human,
+                insecure: false,
+                dangerously_expose_emulator: false,
+            },
+            auth: Auth {
+                admin_claim: "admin".into(),
+                firebase_keys_url: String::new(),
+                firebase_project: String::new(),
+                key: Vec::new(),
+            },
+            tls: Tls {
+                cert: PathBuf::new(),
+                client_ca: PathBuf::new(),
+                client_optional: false,
+                key: PathBuf::new(),
+                listen: "0.0.0.0:443".into(),
+                name: String::new(),
+                self_signed: false,
             },
             databases: Databases { default: "default".into(), names: vec!["default".into()] },
             engine: Engine {
@@ -176,9 +271,11 @@ impl Settings {
     /// The first thing that is wrong, with the place it comes from.
     pub(crate) fn load(mode: Mode, arguments: &NodeArgs) -> Result<Self> {
         let layers = layers(mode, arguments, std::env::vars_os())?;
+        let values = checked(&layers)?;
+        exposure::check(mode, &values, &layers)?;
         Ok(Self {
             mode,
-            values: checked(&layers)?,
+            values,
             rules: arguments.rules.clone(),
             import: arguments.import.clone(),
             arguments: arguments.clone(),
@@ -225,12 +322,31 @@ fn check_each(layers: &Layers) -> Result<Values> {
         return wrong("server.listen", &text);
     }
     for (name, at) in [("server.line", &values.server.line), ("server.resp", &values.server.resp)] {
+        let (tls, at) = over_tls(at);
         if !at.is_empty()
             && !at.contains('/')
             && let Err(text) = check_listen(at)
         {
             return wrong(name, &text);
         }
+        if tls && (!values.tls.is_on() || at.contains('/')) {
+            return wrong(name, "tls: needs an address and a certificate: name one (--tls NAME, or [tls])");
+        }
+    }
+    if let Err(text) = check_listen(&values.tls.listen) {
+        return wrong("tls.listen", &text);
+    }
+    if values.tls.cert.as_os_str().is_empty() != values.tls.key.as_os_str().is_empty() {
+        return wrong("tls.cert", "tls.cert and tls.key belong together: name both files, or none");
+    }
+    if values.auth.admin_claim.is_empty() {
+        return wrong(
+            "auth.admin_claim",
+            "name the claim, such as admin; no issuer makes administrators unless it may",
+        );
+    }
+    if let Err((name, text)) = crate::authority::check(&values.auth) {
+        return wrong(&name, &text);
     }
     let names = &values.databases.names;
     if let Some(error) = names.iter().find_map(|name| standpipe_engine::check_name(name).err()) {
@@ -238,7 +354,7 @@ fn check_each(layers: &Layers) -> Result<Values> {
     }
     for (index, pipe) in values.pipe.iter().enumerate() {
         if let Err((key, text)) = pipe.check() {
-            return wrong(&layers::pipe_name(index, key), &text);
+            return wrong(&item_name("pipe", index, key), &text);
         }
     }
     if !(1..=60_000).contains(&values.engine.interval_ms) {
@@ -251,6 +367,11 @@ fn check_each(layers: &Layers) -> Result<Values> {
         return wrong("engine.readers_max", "use at least 1");
     }
     Ok(values)
+}
+
+/// Is the address of a door to be spoken to over TLS, and which is it?
+pub(crate) fn over_tls(at: &str) -> (bool, &str) {
+    at.strip_prefix("tls:").map_or((false, at), |at| (true, at))
 }
 
 fn check_listen(listen: &str) -> Result<(), String> {

@@ -4,7 +4,8 @@
 use std::io::Write;
 
 use super::changes::is_live;
-use super::layers::{Layers, PIPE, pipe_setting, variable_of};
+use super::layers::{Layers, variable_of};
+use super::lists::Item;
 use super::{Mode, Values, checked, layers};
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
@@ -27,15 +28,16 @@ pub(crate) fn show(mode: Mode, arguments: &NodeArgs, defaults: bool, out: &mut d
 fn lines(layers: &Layers, remark: impl Fn(&str, String) -> String) -> String {
     let (mut text, mut current) = (String::new(), "");
     for (name, value, origin) in layers.entries() {
-        let (table, key) = match pipe_setting(name) {
-            // One table for each pipe: up to the dot before the key.
-            Some((_, key)) => (&name[..name.len() - key.len()], key),
+        let item = Item::named(name);
+        let (table, key) = match item {
+            // One table for each item: up to the dot before the key.
+            Some(Item { key, .. }) => (&name[..name.len() - key.len()], key),
             None => name.split_once('.').expect("made with a dot"),
         };
         if table != current {
             let when =
                 if is_live(name) { "live: a reload applies a change" } else { "boot: a change waits for a restart" };
-            let head = if pipe_setting(name).is_some() { format!("[[{PIPE}]]") } else { format!("[{table}]") };
+            let head = item.map_or_else(|| format!("[{table}]"), |item| format!("[[{}]]", item.list));
             text += &format!("{}{head:<50} # {when}\n", if current.is_empty() { "" } else { "\n" });
             current = table;
         }
