@@ -231,7 +231,12 @@ fn choice(value: impl ValueEnum) -> Option<String> {
 fn unknown<'n>(cause: &str, name: &str, known: impl Iterator<Item = &'n String>) -> Failure {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |have: &str| strsim::jaro_winkler(have, name).max(strsim::jaro_winkler(&last(have), &last(name)));
-    let nearest = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|have| likeness(have) > 0.8);
+    let nearest = known
+        // Of two that are as near, what most servers are told.
+        .max_by(|a, b| {
+            likeness(a).total_cmp(&likeness(b)).then(a.starts_with("server.").cmp(&b.starts_with("server.")))
+        })
+        .filter(|have| likeness(have) > 0.8);
     let all = "standpipe config show --defaults lists all names";
     Failure::usage(cause).help(match nearest {
         Some(nearest) => format!("did you mean {nearest}? {all}"),

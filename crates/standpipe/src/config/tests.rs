@@ -165,5 +165,69 @@ fn pipes_are_tables_of_their_own() {
     check("path = \"/a$b\"\nfile = \"f\"\n", &["c.toml:2:1: pipe.path: \"/a$b\": "]);
     check("path = \"/a\"\nfile = \"f\"\nperm = \"0666\"\n", &["c.toml:4:1: pipe.perm: \"0666\" is no mode"]);
     let told = load(Some("pipe = [1]\n"), &[], NodeArgs::default()).map(drop).unwrap_err();
-    assert!(told.contains("c.toml:1:9: a pipe is a table of its own"), "{told}");
+    assert!(told.contains("c.toml:1:9: an item of pipe is a table of its own"), "{told}");
+}
+
+#[test]
+fn keys_of_issuers_are_tables_of_their_own() {
+    let file = "[auth]\nfirebase_project = \"p\"\n[[auth.key]]\nfile = \"a.pem\"\n\n\
+                [[auth.key]]\nurl = \"https://id.example.com/keys\"\nalgorithm = \"RS256\"\nissuer = \"i\"\naudience = \"a\"\n\
+                administrators = true\n";
+    let arguments = || NodeArgs { auth: vec!["firebase:q".into(), "key:b.pem".into()], ..NodeArgs::default() };
+    let (values, layers) = load(Some(file), &[], arguments()).unwrap();
+    assert_eq!(values.auth.firebase_project, "q");
+    let files: Vec<_> = values.auth.key.iter().map(|key| key.file.as_deref().and_then(Path::to_str)).collect();
+    assert_eq!(files, [Some("a.pem"), None, Some("b.pem")]);
+    assert!(values.auth.key[1].administrators && !values.auth.key[2].administrators);
+    let (_, _, origin) = layers.entries().find(|(name, ..)| *name == "auth.key.002.file").unwrap();
+    assert_eq!(origin.to_string(), "argument --auth");
+    let check = |config: &str, auth: &[&str], expected: &str| {
+        let auth = auth.iter().map(ToString::to_string).collect();
+        let told = load(Some(config), &[], NodeArgs { auth, ..NodeArgs::default() }).unwrap_err();
+        assert!(told.contains(expected), "{told:?} lacks {expected:?}");
+    };
+    check("", &["github"], "--auth github: neither firebase:PROJECT nor key:FILE");
+    check("", &["firebase:"], "neither");
+    check("", &["firebase:My Project"], "argument --auth: auth.firebase_project: \"My Project\" is no project id");
+    check("[[auth.key]]\nkid = \"a\"\n", &[], "c.toml:2:1: auth.key.kid: name the key");
+    check("[[auth.key]]\nfile = \"a\"\nurl = \"b\"\n", &[], "c.toml:3:1: auth.key.url: name a file or a url");
+    check("[[auth.key]]\nurl = \"https://a/\"\n", &[], "name the algorithm too");
+    check("[[auth.key]]\nurl = \"https://a/\"\nalgorithm = \"RS256\"\n", &[], "name the issuer and the audience");
+    let http = "[[auth.key]]\nurl = \"http://a/\"\nalgorithm = \"RS256\"\nissuer = \"i\"\naudience = \"a\"\n";
+    check(http, &[], "c.toml:2:1: auth.key.url: \"http://a/\": keys are fetched over https");
+    check("[[auth.key]]\nfile = \"a\"\nalgorithm = \"none\"\n", &[], "c.toml:3:1: auth.key.algorithm");
+    check("[[auth.key]]\nfil = \"a\"\n", &[], "unknown setting auth.key.fil");
+    check("[auth]\nkey = [7]\n", &[], "an item of auth.key is a table of its own");
+    check("[auth]\nfirebase_keys_url = \"http://a/\"\nfirebase_project = \"p\"\n", &[], "auth.firebase_keys_url");
+}
+
+#[test]
+fn nothing_plain_where_others_can_read_along() {
+    let check = |mode, arguments: NodeArgs, expected: Option<&str>| {
+        let layers = layers(mode, &arguments, std::iter::empty()).unwrap();
+        let told = exposure::check(mode, &checked(&layers).unwrap(), &layers).map_err(|failure| failure.to_string());
+        match (told, expected) {
+            (Ok(()), None) => {}
+            (Err(told), Some(part)) => assert!(told.contains(part), "{told:?} lacks {part:?}"),
+            (told, expected) => panic!("{arguments:?}: {told:?}, not {expected:?}"),
+        }
+    };
+    let listen = |at: &str| NodeArgs { listen: Some(at.into()), ..NodeArgs::default() };
+    check(Mode::Serve, NodeArgs::default(), None);
+    check(Mode::Dev, NodeArgs::default(), None);
+    check(Mode::Serve, listen("[::1]:9000"), None);
+    check(Mode::Serve, listen("0.0.0.0:9000"), Some("--tls NAME --tls-listen 0.0.0.0:9000"));
+    check(Mode::Serve, listen("10.0.0.1:9000"), Some("--insecure"));
+    check(Mode::Serve, NodeArgs { insecure: true, ..listen("0.0.0.0:9000") }, None);
+    check(Mode::Dev, listen("0.0.0.0:9000"), Some("--dangerously-expose-emulator"));
+    check(Mode::Dev, NodeArgs { insecure: true, ..listen("0.0.0.0:9000") }, Some("`owner` is the administrator"));
+    check(Mode::Dev, NodeArgs { dangerously_expose_emulator: true, ..listen("0.0.0.0:9000") }, None);
+    let resp = |at: &str| NodeArgs { resp: Some(at.into()), tls: Some("a.b".into()), ..NodeArgs::default() };
+    check(Mode::Serve, resp("0.0.0.0:6380"), Some("--resp tls:0.0.0.0:6380"));
+    check(Mode::Serve, resp("tls:0.0.0.0:6380"), None);
+    check(Mode::Serve, resp("/run/x.sock"), None);
+    let told = load(None, &[], NodeArgs { resp: Some("tls:0.0.0.0:1".into()), ..NodeArgs::default() }).unwrap_err();
+    assert!(told.contains("tls: needs an address and a certificate"), "{told}");
+    let told = load(Some("[tls]\ncert = \"a\"\n"), &[], NodeArgs::default()).unwrap_err();
+    assert!(told.contains("c.toml:2:1: tls.cert: tls.cert and tls.key belong together"), "{told}");
 }
