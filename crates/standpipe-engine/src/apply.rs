@@ -10,8 +10,9 @@ use heed::{PutFlags, RoTxn, RwTxn};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use standpipe_tree::{Change, ChangeKind, IndexTree, Location, Path, Rows, is_priority_key};
 
+use crate::identity::Identity;
 use crate::index::{self, Moving};
-use crate::lease::armed_value;
+use crate::lease::{LeaseId, armed_for, armed_value};
 use crate::record::Effect;
 use crate::rules::Rules;
 use crate::store::keys::{lease_key, prefix_end, range_from, tree_key};
@@ -40,6 +41,7 @@ pub(crate) fn apply(
             }
             Ok(armed)
         }
+        Effect::Identify(lease, identity) => identify(store, txn, *lease, identity),
         Effect::Disarm(lease, path) => clear_below(&store.leases, txn, &lease_key(*lease, &path.encode())),
         Effect::Release(lease) => clear_below(&store.leases, txn, &lease_key(*lease, &[])),
     }
@@ -83,6 +85,22 @@ fn arm(leases: &Table, txn: &mut RwTxn, key: &[u8], value: &[u8]) -> heed::Resul
         leases.put(txn, key, value)?;
     }
     Ok(!same)
+}
+
+/// Has everything a lease has armed be for `identity`.
+fn identify(store: &Store, txn: &mut RwTxn, lease: LeaseId, identity: &Identity) -> heed::Result<bool> {
+    let mut others = Vec::new();
+    for row in store.leases.prefix_iter(txn, &lease_key(lease, &[]))? {
+        let (key, value) = row?;
+        let as_identity = armed_for(value, identity);
+        if let Some(as_identity) = as_identity.filter(|as_identity| as_identity != value) {
+            others.push((key.to_vec(), as_identity));
+        }
+    }
+    for (key, value) in &others {
+        store.leases.put(txn, key, value)?;
+    }
+    Ok(!others.is_empty())
 }
 
 /// Removes the rows whose keys begin with `prefix`.

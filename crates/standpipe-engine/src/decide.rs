@@ -10,7 +10,7 @@ use standpipe_tree::{Change, ChangeKind, Location, Path, PushIds, Rows, Write, s
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::{Access, Identity};
 use crate::intent::{Condition, Op};
-use crate::lease::{Lease, LeaseLimits, decode_location};
+use crate::lease::{Lease, LeaseLimits, changed_inside, decode_location, fallen_apart};
 use crate::record::Effect;
 use crate::rules::Caller;
 use crate::store::keys::tree_key;
@@ -29,8 +29,19 @@ pub(crate) struct Context<'a> {
 /// An accepted intent.
 #[derive(Debug)]
 pub(crate) struct Decision {
-    pub(crate) effect: Effect,
+    /// In this order; none changes nothing.
+    pub(crate) effects: Vec<Effect>,
     pub(crate) pushed: Option<String>,
+}
+
+impl Decision {
+    fn to(effect: Effect) -> Self {
+        Self { effects: vec![effect], pushed: None }
+    }
+
+    fn write(change: Change) -> Self {
+        Self::to(Effect::Change(Arc::new(change)))
+    }
 }
 
 impl Context<'_> {
@@ -65,18 +76,23 @@ pub(crate) fn decide(view: &View, op: &Op, context: &mut Context) -> Result<Deci
         Op::Push { base, rows } => return push(view, base, rows, context),
         Op::Rules(text) => return rules(view, text),
         Op::Arm { lease, location, rows } => {
-            let rehearsed = set(view, location, rows, context.now_ms)?;
-            view.check_write(&rehearsed)?;
+            view.check_write(&set(view, location, rows, context.now_ms)?)?;
             let writes = vec![Write { location: location.clone(), rows: rows.clone() }];
-            return Ok(Decision { effect: arm(view, lease, writes, context)?, pushed: None });
+            return arm(view, lease, view.identity(), writes, context).map(Decision::to);
         }
-        Op::Disarm { lease, path } => {
-            return Ok(Decision { effect: Effect::Disarm(lease.id(), path.clone()), pushed: None });
+        Op::ArmMerge { lease, base, writes } => {
+            let rehearsed = Op::Merge { base: base.clone(), writes: writes.clone() };
+            view.check_write(&plain(view, &rehearsed, context.now_ms)?)?;
+            let to_write =
+                |(location, rows): &(Location, Rows)| Write { location: location.clone(), rows: rows.clone() };
+            return arm(view, lease, view.identity(), writes.iter().map(to_write).collect(), context).map(Decision::to);
         }
+        Op::Identify { lease } => return Ok(Decision::to(Effect::Identify(lease.id(), view.identity().clone()))),
+        Op::Disarm { lease, path } => return disarm(view, lease, path, context),
         op => plain(view, op, context.now_ms)?,
     };
     view.check_write(&change)?;
-    Ok(Decision { effect: Effect::Change(Arc::new(change)), pushed: None })
+    Ok(Decision::write(change))
 }
 
 /// A write to known locations, server values resolved.
@@ -111,7 +127,7 @@ fn rules(view: &View, text: &str) -> Result<Decision> {
         return Err(Error::denied());
     }
     RuleSet::compile(text).map_err(|error| Error::bad_request(error.to_string()))?;
-    Ok(Decision { effect: Effect::Rules(text.to_owned()), pushed: None })
+    Ok(Decision::to(Effect::Rules(text.to_owned())))
 }
 
 /// What a write tied to a lease arms: the removal of all it writes.
@@ -127,13 +143,57 @@ pub(crate) fn tie(view: &View, lease: &Lease, change: &Change, context: &Context
             remove(write.location.clone());
         }
     }
-    if writes.is_empty() { Ok(None) } else { arm(view, lease, writes, context).map(Some) }
+    if writes.is_empty() { Ok(None) } else { arm(view, lease, view.identity(), writes, context).map(Some) }
 }
 
-fn arm(view: &View, lease: &Lease, writes: Vec<Write>, context: &Context) -> Result<Effect> {
-    lease.holds(view.check_lease_room(lease.id(), &writes, context.leases)?);
-    let change = Change { kind: ChangeKind::Merge, base: Path::root(), writes };
-    Ok(Effect::Arm(lease.id(), view.identity().clone(), Arc::new(change)))
+/// Arms writes that do not overlap. What is armed above one of them is changed inside, so that no row of a
+/// lease is ever below another one.
+fn arm(view: &View, lease: &Lease, identity: &Identity, writes: Vec<Write>, context: &Context) -> Result<Effect> {
+    let mut arms: Vec<Write> = Vec::with_capacity(writes.len());
+    for write in writes {
+        let above = match &write.location {
+            // Above a priority is its own node, too.
+            Location::Priority(path) => view.armed_above(lease.id(), &path.child("x").unwrap_or_default())?,
+            Location::Node(path) => view.armed_above(lease.id(), path)?,
+        };
+        let Some(above) = above else {
+            arms.push(write);
+            continue;
+        };
+        let node = above.location.path().clone();
+        let known = arms.iter().position(|arm| arm.location == above.location);
+        let index = known.unwrap_or_else(|| {
+            arms.push(Write { location: above.location, rows: above.rows });
+            arms.len() - 1
+        });
+        let below = write.location.path().relative_to(&node).unwrap_or_default();
+        let below = match write.location {
+            Location::Node(_) => Location::Node(below),
+            Location::Priority(_) => Location::Priority(below),
+        };
+        arms[index].rows = changed_inside(&arms[index].rows, &below, &write.rows);
+    }
+    lease.holds(view.check_lease_room(lease.id(), &arms, context.leases)?);
+    let change = Change { kind: ChangeKind::Merge, base: Path::root(), writes: arms };
+    Ok(Effect::Arm(lease.id(), identity.clone(), Arc::new(change)))
+}
+
+fn disarm(view: &View, lease: &Lease, path: &Path, context: &Context) -> Result<Decision> {
+    let forget = |path: &Path| Effect::Disarm(lease.id(), path.clone());
+    let Some(above) = view.armed_above(lease.id(), path)? else { return Ok(Decision::to(forget(path))) };
+    let node = above.location.path();
+    let Some(parts) = fallen_apart(node, &above.rows, path) else {
+        return Ok(Decision { effects: Vec::new(), pushed: None });
+    };
+    let mut effects = vec![forget(node)];
+    if !parts.is_empty() {
+        let writes: Vec<Write> =
+            parts.into_iter().map(|(path, rows)| Write { location: Location::Node(path), rows }).collect();
+        lease.holds(view.check_lease_room(lease.id(), &writes, context.leases)?);
+        let change = Change { kind: ChangeKind::Merge, base: Path::root(), writes };
+        effects.push(Effect::Arm(lease.id(), above.identity, Arc::new(change)));
+    }
+    Ok(Decision { effects, pushed: None })
 }
 
 fn push(view: &View, base: &Path, rows: &Rows, context: &mut Context) -> Result<Decision> {
@@ -142,7 +202,7 @@ fn push(view: &View, base: &Path, rows: &Rows, context: &mut Context) -> Result<
     let write = resolve(view, Location::Node(path.clone()), rows, context.now_ms)?;
     let change = Change { kind: ChangeKind::Set, base: path, writes: vec![write] };
     view.check_write(&change)?;
-    Ok(Decision { effect: Effect::Change(Arc::new(change)), pushed: Some(key) })
+    Ok(Decision { pushed: Some(key), ..Decision::write(change) })
 }
 
 /// Replaces server values by what they mean now.

@@ -57,7 +57,8 @@ pub enum Op {
     /// Replace the rules text.
     Rules(String),
     /// Have `rows` written at a location when the lease is released, in place of what was armed
-    /// there and below; no rows remove it. Server values are resolved then.
+    /// there and below, or inside what is armed above; no rows remove it. Server values are resolved then.
+    /// Refused now if rules refuse the write now, and left out then if they refuse it then.
     Arm {
         /// The lease.
         lease: Lease,
@@ -66,7 +67,23 @@ pub enum Op {
         /// What, relative to the location.
         rows: Rows,
     },
-    /// Forget what the lease has armed at a path and below.
+    /// [`Op::Arm`] several locations, all or none.
+    ArmMerge {
+        /// The lease.
+        lease: Lease,
+        /// The location the request named.
+        base: Path,
+        /// Absolute locations that do not overlap.
+        writes: Vec<(Location, Rows)>,
+    },
+    /// What the lease has armed is written as this identity from here on: its connection is somebody else
+    /// now.
+    Identify {
+        /// The lease.
+        lease: Lease,
+    },
+    /// Forget what the lease has armed at a path and below. What is armed above falls apart into its
+    /// children first, each armed for itself; a leaf above stays.
     Disarm {
         /// The lease.
         lease: Lease,
@@ -164,8 +181,10 @@ impl Op {
                 | Self::Push { rows, .. }
                 | Self::Overlay { rows, .. }
                 | Self::Arm { rows, .. } => rows.bytes(),
-                Self::Disarm { .. } | Self::Release(_) => 0,
-                Self::Merge { writes, .. } => writes.iter().map(|(_, rows)| rows.bytes() + 64).sum(),
+                Self::Disarm { .. } | Self::Identify { .. } | Self::Release(_) => 0,
+                Self::Merge { writes, .. } | Self::ArmMerge { writes, .. } => {
+                    writes.iter().map(|(_, rows)| rows.bytes() + 64).sum()
+                }
                 Self::Rules(text) => text.len(),
                 Self::Compute(compute) => compute.bytes,
                 Self::Batch(steps) => steps.iter().map(Self::bytes).sum(),
@@ -177,7 +196,8 @@ impl Op {
         match self {
             Self::Set { rows, .. } => rows.is_empty(),
             Self::Merge { writes, .. } => writes.iter().all(|(_, rows)| rows.is_empty()),
-            Self::Push { .. } | Self::Overlay { .. } | Self::Arm { .. } | Self::Rules(_) => false,
+            Self::Push { .. } | Self::Overlay { .. } | Self::Rules(_) => false,
+            Self::Arm { .. } | Self::ArmMerge { .. } | Self::Identify { .. } => false,
             // A release writes too, but it must come about.
             Self::Disarm { .. } | Self::Release(_) => true,
             Self::Compute(compute) => compute.only_removes,

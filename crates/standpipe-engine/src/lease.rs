@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heed::RoTxn;
-use standpipe_tree::{Location, PRIORITY, Path, Rows, Write, is_priority_key};
+use standpipe_tree::{Location, PRIORITY, Path, Rows, RowsBuilder, Write, is_priority_key, segment_len};
 
 use crate::bytes::{Reader, put_block};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +56,11 @@ impl Lease {
         self.0.id
     }
 
+    /// Has anything ever been armed?
+    pub fn is_armed(&self) -> bool {
+        self.0.bytes.load(Ordering::Relaxed) > 0
+    }
+
     pub(crate) fn is_on(&self, queue: &Arc<Queue>) -> bool {
         Arc::ptr_eq(&self.0.queue, queue)
     }
@@ -96,6 +101,16 @@ pub(crate) fn armed_value(identity: &Identity, rows: &Rows) -> Vec<u8> {
     encode_identity(identity, &mut out);
     rows.encode(&mut out);
     out
+}
+
+/// The same value, for another identity; `None` when it is damaged.
+pub(crate) fn armed_for(value: &[u8], identity: &Identity) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(value);
+    decode_identity(&mut reader)?;
+    let mut out = Vec::with_capacity(value.len() + 64);
+    encode_identity(identity, &mut out);
+    out.extend_from_slice(reader.rest());
+    Some(out)
 }
 
 fn decode(lease: LeaseId, key: &[u8], value: &[u8]) -> Option<Armed> {
@@ -188,6 +203,88 @@ pub(crate) fn armed_after(
     let Some((key, value)) = row.filter(|(key, _)| key.starts_with(&prefix)) else { return Ok(None) };
     let armed = decode(lease, key, value).ok_or_else(damaged)?;
     Ok(Some((key.to_vec(), armed)))
+}
+
+/// What `lease` has armed at the nearest node above `path`, if anything.
+///
+/// # Errors
+/// `Internal` for a damaged row.
+pub(crate) fn armed_above(store: &Store, txn: &RoTxn, lease: LeaseId, path: &Path) -> Result<Option<Armed>> {
+    let mut above = path.parent();
+    while let Some(path) = above {
+        let key = lease_key(lease, &path.encode());
+        if let Some(value) = store.leases.get(txn, &key)? {
+            return decode(lease, &key, value).ok_or_else(damaged).map(Some);
+        }
+        above = path.parent();
+    }
+    Ok(None)
+}
+
+/// `rows`, armed at some node, with `new` at a location below that node, as a write there would leave it.
+pub(crate) fn changed_inside(rows: &Rows, below: &Location, new: &Rows) -> Rows {
+    let (at, key) = (below.path().encode(), below.encode());
+    let mut built = RowsBuilder::with_capacity(rows.len() + new.len(), rows.bytes() + new.bytes());
+    let there = |at: &[u8]| rows.iter().any(|(key, _)| key.starts_with(at) && !is_priority_key(key));
+    let leaf_above = rows.iter().any(|(key, _)| key.len() < at.len() && at.starts_with(key) && !is_priority_key(key));
+    match below {
+        // Below a leaf there is nothing to remove, and only what exists has a priority.
+        Location::Node(_) if new.is_empty() && leaf_above => return rows.clone(),
+        Location::Priority(_) if !there(&at) => return rows.clone(),
+        _ => {}
+    }
+    for (old, value) in rows.iter() {
+        let gives_way = match below {
+            Location::Node(_) => {
+                old.starts_with(&at) || (old.len() < at.len() && at.starts_with(old) && !is_priority_key(old))
+            }
+            Location::Priority(_) => old == key,
+        };
+        if !gives_way {
+            built.push(old, value);
+        }
+    }
+    for (relative, value) in new.iter() {
+        built.push(&[&key[..], relative].concat(), value);
+    }
+    // Sorted and in one piece by what was left out above; beyond the limit of memory the old value stays.
+    without_lone_priorities(&built.finish().unwrap_or_else(|_| rows.clone()))
+}
+
+/// Nodes that became empty have no priority.
+fn without_lone_priorities(rows: &Rows) -> Rows {
+    let mut built = RowsBuilder::with_capacity(rows.len(), rows.bytes());
+    for (key, value) in rows.iter() {
+        let node = if is_priority_key(key) { &key[..key.len() - 1] } else { key };
+        if rows.subtree(node).iter().any(|(key, _)| !is_priority_key(key)) {
+            built.push(key, value);
+        }
+    }
+    built.finish().unwrap_or_default()
+}
+
+/// What is armed at `path` as single children, without what lies at and below `target`; `None` for a leaf,
+/// of which no part can be forgotten (firebase-rtdb §12).
+pub(crate) fn fallen_apart(path: &Path, rows: &Rows, target: &Path) -> Option<Vec<(Path, Rows)>> {
+    if rows.get(&[]).is_some() {
+        return None;
+    }
+    let mut parts: Vec<(Path, Rows)> = Vec::new();
+    let mut last: Vec<u8> = Vec::new();
+    for (key, _) in rows.iter() {
+        let Some(len) = segment_len(key).filter(|len| key[..*len] != last) else { continue };
+        last = key[..len].to_vec();
+        let child = Path::decode(&last).and_then(|child| path.join(&child).ok())?;
+        let value = rows.subtree(&last);
+        if child == *target {
+            continue;
+        }
+        match child.contains(target).then(|| fallen_apart(&child, &value, target)).flatten() {
+            Some(smaller) => parts.extend(smaller),
+            None => parts.push((child, value)),
+        }
+    }
+    Some(parts)
 }
 
 /// The leases of the table, each with its bytes.

@@ -39,6 +39,8 @@ pub enum Effect {
     /// At the release of a lease, for this identity, these writes are to be made, server values
     /// unresolved.
     Arm(LeaseId, Identity, Arc<Change>),
+    /// What a lease has armed is to be made for this identity.
+    Identify(LeaseId, Identity),
     /// Nothing is armed any more at and below a path.
     Disarm(LeaseId, Path),
     /// Nothing is armed any more: the writes are made.
@@ -131,6 +133,11 @@ impl Record {
                     out.extend_from_slice(&lease.0);
                     put_block(&mut out, path.as_str().as_bytes());
                 }
+                Effect::Identify(lease, identity) => {
+                    out.push(5);
+                    out.extend_from_slice(&lease.0);
+                    encode_identity(identity, &mut out);
+                }
                 Effect::Release(lease) => {
                     out.push(4);
                     out.extend_from_slice(&lease.0);
@@ -178,6 +185,7 @@ impl Record {
                         Path::parse(std::str::from_utf8(reader.block()?).ok()?).ok()?,
                     ),
                     4 => Effect::Release(LeaseId(reader.array()?)),
+                    5 => Effect::Identify(LeaseId(reader.array()?), decode_identity(&mut reader)?),
                     _ => return None,
                 },
             });
@@ -246,7 +254,12 @@ mod tests {
         let rows = Rows::from_leaf(Leaf::Int(1));
         let writes = vec![Write { location: Location::Node(path.clone()), rows }];
         let change = Arc::new(Change { kind: ChangeKind::Set, base: path.clone(), writes });
-        for effect in [Effect::Arm(lease, user, change), Effect::Disarm(lease, path), Effect::Release(lease)] {
+        for effect in [
+            Effect::Arm(lease, user.clone(), change),
+            Effect::Identify(lease, user),
+            Effect::Disarm(lease, path),
+            Effect::Release(lease),
+        ] {
             record.transactions.push(Transaction { actor: "u".into(), effect });
         }
         let encoded = record.encode();

@@ -9,7 +9,7 @@ use standpipe_tree::{Change, OwnedLeaf, Path, Write};
 use crate::apply::leaf_above;
 use crate::error::Result;
 use crate::identity::Identity;
-use crate::lease::{LeaseId, LeaseLimits, check_room};
+use crate::lease::{Armed, LeaseId, LeaseLimits, armed_above, check_room};
 use crate::rules::{Caller, Rules};
 use crate::store::keys::{TREE_PREFIX, tree_key};
 use crate::store::{Store, StoreCursor};
@@ -65,6 +65,10 @@ impl<'a> View<'a> {
     pub fn leaf_above(&self, path: &Path) -> Result<Option<Path>> {
         let leaf = leaf_above(self.store.tree, self.txn, &tree_key(&path.encode()))?;
         Ok(leaf.and_then(|key| Path::decode(key.strip_prefix(&[TREE_PREFIX])?)))
+    }
+
+    pub(crate) fn armed_above(&self, lease: LeaseId, path: &Path) -> Result<Option<Armed>> {
+        armed_above(self.store, self.txn, lease, path)
     }
 
     pub(crate) fn check_lease_room(&self, lease: LeaseId, writes: &[Write], limits: LeaseLimits) -> Result<usize> {

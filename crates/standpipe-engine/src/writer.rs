@@ -537,11 +537,13 @@ impl Group<'_, '_> {
                     if let Some(arm) = arm {
                         self.apply(arm, identity)?;
                     }
-                    let change = match &decision.effect {
+                    let change = decision.effects.iter().find_map(|effect| match effect {
                         Effect::Change(change) => Some(change.clone()),
                         _ => None,
-                    };
-                    self.apply(decision.effect, identity)?;
+                    });
+                    for effect in decision.effects {
+                        self.apply(effect, identity)?;
+                    }
                     Ok(Ok(Committed { change, pushed: decision.pushed, ..self.nothing() }))
                 }
                 Err(error) => Ok(Err(error)),
@@ -561,8 +563,8 @@ impl Group<'_, '_> {
         let view = View::new(self.store, &self.write.txn, &self.rules, caller);
         let decision = decide(&view, op, &mut self.context)?;
         check_conditions(&view, conditions)?;
-        let arm = match (lease, &decision.effect) {
-            (Some(lease), Effect::Change(change)) => tie(&view, lease, change, &self.context)?,
+        let arm = match (lease, &decision.effects[..]) {
+            (Some(lease), [Effect::Change(change)]) => tie(&view, lease, change, &self.context)?,
             _ => None,
         };
         Ok((arm, decision))
