@@ -101,6 +101,16 @@ struct Again {
     lagged: bool,
 }
 
+impl Again {
+    /// One more change, or that some were missed.
+    fn take(&mut self, event: Option<Arc<TopicEvent>>) {
+        match event {
+            Some(event) => self.events.push(event),
+            None => self.lagged = true,
+        }
+    }
+}
+
 /// What came of reading a listen again.
 type Reread = (Again, Result<Option<Vec<u8>>, Error>);
 
@@ -185,10 +195,7 @@ impl Listens {
 
     /// A snapshot, once all that it shows has been told of.
     async fn moment(&mut self, session: &Session, news: &mut Vec<News>) -> Result<Snapshot, Error> {
-        let snapshot = self.database.snapshot().await?;
-        let deadline = Deadline::after(session.limits().request_ms_max);
-        // Committed comes a moment before published.
-        self.database.at_least(snapshot.rev(), deadline.instant()).await?;
+        let snapshot = self.published(session).await?;
         let rev = snapshot.rev();
         let (told, snapshot) = self.take_with(session, rev, Some(snapshot)).await?;
         news.extend(told);
@@ -252,58 +259,82 @@ impl Listens {
         rev: u64,
         snapshot: Option<Snapshot>,
     ) -> Result<(Vec<News>, Option<Snapshot>), Error> {
-        let delivered = self.feed.take(rev);
+        let mut delivered = self.feed.take(rev);
         let mut news = Vec::with_capacity(delivered.len());
         // After the look at what was written: what came under new rules is only told under them.
         if *self.rules.borrow() != self.judged {
             let ends = self.judge_again().await?;
             news.extend(ends.into_iter().map(|message| News { rev: 0, message }));
         }
-        if delivered.is_empty() {
+        if !delivered.iter().any(|(slot, delivery)| self.is_read_again(*slot, delivery)) {
+            self.sort_out(session, delivered, &mut news);
             return Ok((news, snapshot));
         }
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => {
+                let snapshot = self.published(session).await?;
+                // A window is moved by all that the snapshot shows of it.
+                delivered.extend(self.feed.take(snapshot.rev()));
+                snapshot
+            }
+        };
+        let again = self.sort_out(session, delivered, &mut news);
+        let snapshot = self.read_again(session, snapshot, again, &mut news).await?;
+        news.retain(|news| !news.message.is_empty());
+        Ok((news, Some(snapshot)))
+    }
+
+    /// A snapshot, once all that it shows is published: that is a moment after it is committed.
+    async fn published(&self, session: &Session) -> Result<Snapshot, Error> {
+        let snapshot = self.database.snapshot().await?;
+        let deadline = Deadline::after(session.limits().request_ms_max);
+        self.database.at_least(snapshot.rev(), deadline.instant()).await?;
+        Ok(snapshot)
+    }
+
+    fn is_read_again(&self, slot: Slot, delivery: &Delivery) -> bool {
+        let listen = self.listens.get(slot.index()).and_then(Option::as_ref);
+        listen.is_some_and(|listen| listen.filter.is_some() || matches!(delivery, Delivery::Lagged))
+    }
+
+    /// Turns what is told as it is into messages, and says what is to be read again; each of those has a place
+    /// without a message among the news.
+    fn sort_out(&mut self, session: &Session, delivered: Vec<(Slot, Delivery)>, news: &mut Vec<News>) -> Vec<Again> {
         let mut again: Vec<Again> = Vec::new();
         // Where each slot stands among them.
         let mut places: HashMap<Slot, usize> = HashMap::new();
         for (slot, delivery) in delivered {
             let Some(Some(listen)) = self.listens.get_mut(slot.index()) else { continue };
             let Some(path) = self.feed.path(slot) else { continue };
-            let (rev, event) = match (delivery, &listen.filter) {
-                (Delivery::Event(event), None) => {
-                    let message = message(&event, path);
-                    if !message.is_empty() {
-                        news.push(News { rev: event.rev, message });
-                    }
-                    continue;
-                }
-                (Delivery::Event(event), Some(_)) => (event.rev, Some(event)),
-                (Delivery::Lagged, _) => (0, None),
+            let (rev, event) = match delivery {
+                Delivery::Event(event) => (event.rev, Some(event)),
+                Delivery::Lagged => (0, None),
             };
             if let Some(place) = places.get(&slot) {
-                again[*place].events.extend(event);
+                again[*place].take(event);
+                continue;
+            }
+            if let (Some(event), None) = (&event, &listen.filter) {
+                let message = message(event, path);
+                if !message.is_empty() {
+                    news.push(News { rev, message });
+                }
                 continue;
             }
             let filter = listen.filter.as_mut();
             let window = filter.and_then(|filter| Some((filter.window.take()?, filter.query.clone())));
-            let lagged = event.is_none();
-            if lagged {
+            let (place, path) = (news.len(), path.clone());
+            let mut one = Again { slot, place, path, tag: listen.tag, window, events: Vec::new(), lagged: false };
+            one.take(event);
+            if one.lagged {
                 session.lagged();
             }
-            let (place, path, events) = (news.len(), path.clone(), event.into_iter().collect());
             places.insert(slot, again.len());
-            again.push(Again { slot, place, path, tag: listen.tag, window, events, lagged });
+            again.push(one);
             news.push(News { rev, message: Bytes::new() });
         }
-        if again.is_empty() {
-            return Ok((news, snapshot));
-        }
-        let snapshot = match snapshot {
-            Some(snapshot) => snapshot,
-            None => self.database.snapshot().await?,
-        };
-        let snapshot = self.read_again(session, snapshot, again, &mut news).await?;
-        news.retain(|news| !news.message.is_empty());
-        Ok((news, Some(snapshot)))
+        again
     }
 
     /// Reads listens again, all on `snapshot`, and puts what came of each in its place.
