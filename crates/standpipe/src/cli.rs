@@ -176,7 +176,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   standpipe export / > back.json
-  standpipe export /tanks --out tanks.json")]
+  standpipe export /tanks --out tanks.json
+  standpipe export --format emulator ./emulator-data       (all databases; --db for one)")]
     Export(ExportArgs),
     /// Copy a database into a file, while it is in use
     #[command(after_help = "\
@@ -275,6 +276,9 @@ pub(crate) struct NodeArgs {
     /// Data to load at start: a JSON file, or a folder as the emulator exports it
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) import: Option<PathBuf>,
+    /// Folder to write at a clean end, as the emulator exports it [default, without a folder: that of --import]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) export_on_exit: Option<Option<PathBuf>>,
     /// When a write is acknowledged [default: commit]
     #[arg(long)]
     pub(crate) durability: Option<Durability>,
@@ -552,14 +556,26 @@ pub(crate) struct ImportArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExportArgs {
-    /// The path, such as /home/kitchen
-    #[arg(default_value = "/")]
+    /// The path, such as /home/kitchen; of the emulator's format the folder to write
+    #[arg(value_name = "PATH|DIR", default_value = "/")]
     pub(crate) path: String,
+    /// One JSON text, or a folder of all databases that Firebase's emulators import
+    #[arg(long, default_value = "json")]
+    pub(crate) format: ExportFormat,
     /// Write this file, whole or not at all, in place of stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
+}
+
+/// How an export looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// One JSON text.
+    Json,
+    /// A folder with a file for each database.
+    Emulator,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -11,14 +11,14 @@ use standpipe_doors::Render;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{
-    BackupArgs, CatArgs, Cli, Command, ConfigCommand, ExportArgs, GetArgs, ImportArgs, NodeArgs, PutArgs, QueryArgs,
-    RmArgs, Since, Verbosity, WatchArgs, WriteArgs,
+    BackupArgs, CatArgs, Cli, Command, ConfigCommand, ExportArgs, ExportFormat, GetArgs, ImportArgs, NodeArgs, PutArgs,
+    QueryArgs, RmArgs, Since, Verbosity, WatchArgs, WriteArgs,
 };
 use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
-use crate::{local, logging, mirror, node, pipe};
+use crate::{emulator, local, logging, mirror, node, pipe};
 
 /// The largest value that one request may carry (the server's default limit).
 const VALUE_BYTES_MAX: u64 = 256 << 20;
@@ -258,6 +258,15 @@ fn load(arguments: &ImportArgs, verbosity: Verbosity, out: &mut dyn Write) -> Re
 }
 
 fn export(arguments: &ExportArgs, verbosity: Verbosity, out: &mut dyn Write) -> Result<()> {
+    if arguments.format == ExportFormat::Emulator {
+        if arguments.path == "/" || arguments.out.is_some() {
+            return Err(Failure::usage("an export for the emulator needs a folder, and no --out")
+                .help("standpipe export --format emulator ./emulator-data"));
+        }
+        let names = emulator::export(&arguments.target, Path::new(&arguments.path))?;
+        let line = serde_json::json!({ "databases": names });
+        return writeln!(out, "{line}").map_err(|error| Failure::output(&error));
+    }
     let mut target = Target::open(&arguments.target)?;
     let call = Call { query: vec![("format", "export".into())], ..Call::new(Verb::Get, &arguments.path) };
     let Some(path) = &arguments.out else { return value(&call, &mut target, out) };

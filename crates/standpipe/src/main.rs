@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod emulator;
 mod exit;
 mod local;
 mod logging;

@@ -15,9 +15,10 @@ use standpipe_tree::rules::RuleSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::authority;
-use crate::cli::AccessArgs;
+use crate::cli::{AccessArgs, TargetArgs};
 use crate::client::{Client, Target, import};
 use crate::config::{self, Mode, Settings};
+use crate::emulator;
 use crate::exit::{Exit, Failure, Result};
 use crate::pipe::PipeEntry;
 use crate::reload::{FileWatch, Reload};
@@ -250,8 +251,29 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         };
         drop(announced);
         token.withdraw();
+        if clean && let Some(dir) = &settings.export_on_exit {
+            tokio::select! {
+                exported = export(values.server.data.clone(), dir.clone()) => exported?,
+                () = signals.stop() => return Ok(Exit::Unclean),
+            }
+        }
         Ok(if clean { Exit::Ok } else { Exit::Unclean })
     })
+}
+
+/// Writes the databases of a folder that nobody serves any more into `dir`, on a thread that a second
+/// signal does not wait for.
+async fn export(data: PathBuf, dir: PathBuf) -> Result<()> {
+    let (done, exported) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let access = AccessArgs { db: None, token: None, token_file: None };
+        let target = TargetArgs { url: String::new(), data: Some(data), access };
+        // Nobody waits where the process is told to end at once.
+        let _ = done.send(emulator::export(&target, &dir).map(|names| (names, dir)));
+    });
+    let (names, dir) = exported.await.map_err(|_| Failure::failed("the export has broken off"))??;
+    tracing::info!(databases = names.join(","), folder = %dir.display(), "exported");
+    Ok(())
 }
 
 /// The settings as the engine wants them.
@@ -329,7 +351,11 @@ fn load(settings: &Settings, node: &Node, token: &Token) -> Result<()> {
             .map_err(|failure| failure.help(format!("mend {} and start again", path.display())))?;
     }
     let Some(source) = &settings.import else { return Ok(()) };
-    for (db, file) in import_files(source)? {
+    if settings.export_on_exit.is_some() && !source.exists() {
+        tracing::info!(folder = %source.display(), "not imported: the folder will be made at the end");
+        return Ok(());
+    }
+    for (db, file) in emulator::import_files(source)? {
         let database = node.engine().resolve(db.as_deref())?;
         if database.try_snapshot().map_err(|error| Failure::failed(error.to_string()))?.state().rows > 0 {
             tracing::info!(database = database.name(), "not imported: the database is not empty");
@@ -341,27 +367,6 @@ fn load(settings: &Settings, node: &Node, token: &Token) -> Result<()> {
         tracing::info!(database = database.name(), file = %file.display(), "imported");
     }
     Ok(())
-}
-
-/// A file goes to the default database; a folder as the emulator exports it holds one file for
-/// each database, named after it.
-fn import_files(source: &Path) -> Result<Vec<(Option<String>, PathBuf)>> {
-    if source.is_file() {
-        return Ok(vec![(None, source.to_owned())]);
-    }
-    let exported = source.join("database_export");
-    let dir = if exported.is_dir() { exported } else { source.to_owned() };
-    let entries = std::fs::read_dir(&dir).map_err(|error| Failure::file(&dir, &error))?;
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
-        // Beside the databases the emulator's folder describes itself.
-        .filter(|(name, _)| standpipe_engine::check_name(name).is_ok() && name != "firebase-export-metadata")
-        .map(|(name, path)| (Some(name), path))
-        .collect();
-    files.sort();
-    Ok(files)
 }
 
 /// How administrators show that they are.

@@ -168,6 +168,20 @@ impl Client {
         })
     }
 
+    /// The list of the server's databases, as JSON.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) fn databases(&self) -> Result<Vec<u8>> {
+        let target = self.target("/.inspect/databases.json", &[]);
+        let mut list = Vec::new();
+        self.block_on(async {
+            let response = self.open(Method::GET, &target, HeaderMap::new(), Bytes::new(), ANSWER_MAX).await?;
+            self.copy(response, &mut list).await
+        })?;
+        Ok(list)
+    }
+
     /// Stores the rules text of the database.
     ///
     /// # Errors

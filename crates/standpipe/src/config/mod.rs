@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) rules: Option<PathBuf>,
     /// What to load into an empty database at start.
     pub(crate) import: Option<PathBuf>,
+    /// The folder of an emulator to write at a clean end.
+    pub(crate) export_on_exit: Option<PathBuf>,
     /// Read again by a reload, with the file and the variables.
     pub(crate) arguments: NodeArgs,
 }
@@ -278,8 +280,19 @@ impl Settings {
             values,
             rules: arguments.rules.clone(),
             import: arguments.import.clone(),
+            export_on_exit: export_on_exit(arguments)?,
             arguments: arguments.clone(),
         })
+    }
+}
+
+/// Where to export at the end: where `--import` came from, when no folder is named.
+fn export_on_exit(arguments: &NodeArgs) -> Result<Option<PathBuf>> {
+    match (&arguments.export_on_exit, &arguments.import) {
+        (Some(None), Some(import)) if !import.is_file() => Ok(Some(import.clone())),
+        (Some(None), _) => Err(Failure::usage("--export-on-exit without a folder needs --import with one")
+            .help("name a folder: --export-on-exit ./emulator-data")),
+        (dir, _) => Ok(dir.clone().flatten()),
     }
 }
 

@@ -11,6 +11,7 @@ mod conformance;
 mod door_pages;
 mod doors;
 mod durability;
+mod emulator;
 mod eventsource;
 mod hostile;
 mod leases;

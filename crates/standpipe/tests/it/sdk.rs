@@ -100,3 +100,8 @@ fn admin() {
 fn rules_unit_testing() {
     play("rules", dev());
 }
+
+#[test]
+fn firebase_cli() {
+    play("cli", dev());
+}
