@@ -139,6 +139,11 @@ impl Leases {
         Op::Disarm { lease: self.of(database), path }
     }
 
+    /// The write that has several rows written when the connection goes, all or none of them.
+    pub(crate) fn on_close_merge(&self, database: &Database, base: Path, writes: Vec<(Location, Rows)>) -> Op {
+        Op::ArmMerge { lease: self.of(database), base, writes }
+    }
+
     fn of(&self, database: &Database) -> Lease {
         let mut leases = self.0.lock();
         if let Some(lease) = leases.iter().find(|lease| database.has_lease(lease)) {
@@ -268,6 +273,20 @@ impl Dispatch {
         Ok(async { answer.await.unwrap_or_else(|_| Err(Error::unavailable("the database has stopped"))) })
     }
 
+    /// The connection is `identity` from here on: what it leaves behind in `database` is written as that
+    /// one. Done in the order of the connection's writes; nobody need wait for it.
+    pub(crate) fn identify(
+        &self,
+        database: &Arc<Database>,
+        leases: &Leases,
+        identity: &Identity,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let lease = leases.0.lock().iter().find(|lease| database.has_lease(lease) && lease.is_armed()).cloned();
+        let Some(lease) = lease else { return Ok(()) };
+        database.submit(Intent::new(Op::Identify { lease }, identity.clone()), deadline.instant()).map(drop)
+    }
+
     /// Starts watching a location; `since` is a revision the client has seen.
     pub(crate) async fn watch(
         &self,
@@ -323,7 +342,8 @@ pub(crate) enum Watcher {
 }
 
 impl Watcher {
-    fn identity(&self) -> Identity {
+    /// Who it is now.
+    pub(crate) fn identity(&self) -> Identity {
         match self {
             Self::Fixed(identity) => identity.clone(),
             Self::Changing(identity) => identity.borrow().clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use standpipe_engine::{Committed, Database, Error, Identity, Snapshot};
-use standpipe_serve::{CloseReason, Outcome};
+use standpipe_serve::{CloseReason, Deadline, Outcome};
 use standpipe_wire::line::{Line, Scanner};
 use tokio::sync::watch;
 
@@ -74,11 +74,16 @@ impl Client {
     }
 
     /// The client is somebody else from here on; watches that this one may not have end.
-    pub(super) fn identify(&mut self, identity: Identity) {
+    pub(super) fn identify(&mut self, identity: Identity, turn: &Turn<'_>) -> Result<(), Error> {
+        if let Some(leases) = &self.leases {
+            let deadline = Deadline::after(turn.limits.request_ms_max);
+            self.shared.dispatch.identify(&self.database, leases, &identity, deadline)?;
+        }
         if let Some(told) = &self.told {
             told.send_replace(identity.clone());
         }
         self.identity = identity;
+        Ok(())
     }
 
     /// The client, as its watches know it.

@@ -61,7 +61,7 @@ pub(super) fn auth(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_
         .credentials
         .identify_now(Caller { credential: Some(token), act_as: None, secure: turn.session.secure() })?
         .identity;
-    client.identify(identity);
+    client.identify(identity, turn)?;
     say(b"OK", turn)
 }
 

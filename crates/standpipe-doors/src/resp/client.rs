@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use standpipe_engine::{Committed, Compute, Database, Error, Identity, Op, Snapshot};
 use standpipe_serve::{Class, CloseReason, Cost, Deadline, Outcome};
 use standpipe_wire::resp::{self, DecodeLimits, Decoded};
+use tokio::sync::watch;
 
 use super::Shared;
 use super::call::{Call, Fault, Look, OwnedCall, Reader, Run};
@@ -17,7 +18,7 @@ use super::pubsub::Subscriptions;
 use super::reply::{Reply, Version};
 use super::table::{self, Does, Spec, Weight};
 use crate::commands::{Answer, Protocol, Step, Turn};
-use crate::dispatch::{self, Leases, Write};
+use crate::dispatch::{self, Leases, Watcher, Write};
 use crate::fault;
 
 /// Keys a command may name and still be answered at once.
@@ -80,6 +81,8 @@ pub(super) struct More {
     pub(super) watched: Vec<(standpipe_tree::Path, String)>,
     pub(super) subscriptions: Option<Subscriptions>,
     pub(super) leases: Option<Arc<Leases>>,
+    /// What subscriptions to the tree are told of the identity, once there are some.
+    pub(super) told: Option<watch::Sender<Identity>>,
 }
 
 impl Client {
@@ -93,6 +96,27 @@ impl Client {
             reading: None,
             more: None,
         })
+    }
+
+    /// The client is this one from here on; subscriptions to the tree that he may not have end.
+    pub(super) fn become_known(&mut self, identity: Identity, turn: &Turn<'_>) -> Result<(), Error> {
+        if let Some(more) = &self.more {
+            if let Some(leases) = &more.leases {
+                let deadline = Deadline::after(turn.limits.request_ms_max);
+                self.shared.dispatch.identify(&self.database, leases, &identity, deadline)?;
+            }
+            if let Some(told) = &more.told {
+                told.send_replace(identity.clone());
+            }
+        }
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// The client, as its subscriptions know it.
+    pub(super) fn watcher(&mut self) -> Watcher {
+        let identity = self.identity.clone();
+        Watcher::Changing(self.more().told.get_or_insert_with(|| watch::Sender::new(identity)).subscribe())
     }
 
     pub(super) fn more(&mut self) -> &mut More {

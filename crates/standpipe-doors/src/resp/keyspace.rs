@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use standpipe_engine::{Database, Error, Identity};
+use standpipe_engine::{Database, Error};
 use standpipe_serve::{Deadline, Session, WatchPermit};
 use standpipe_tree::{Change, Format, Leaf, Location, Path, Write, is_priority_key, to_json};
 
@@ -77,7 +77,7 @@ struct Feed {
     wanted: Wanted,
     dispatch: Dispatch,
     database: Arc<Database>,
-    identity: Identity,
+    watcher: Watcher,
     session: Session,
     subscription: Subscription,
     _permit: WatchPermit,
@@ -88,15 +88,15 @@ pub(super) async fn watch(
     wanted: Wanted,
     dispatch: Dispatch,
     database: Arc<Database>,
-    identity: Identity,
+    watcher: Watcher,
     session: Session,
 ) -> Result<BoxStream<'static, Result<Vec<Message>, Error>>, Error> {
     let permit =
         session.watch_permit().map_err(|refusal| Error::overloaded(refusal.to_string(), refusal.retry_after()))?;
     let since = database.rev();
-    let watcher = Watcher::Fixed(identity.clone());
-    let subscription = dispatch.watch(&session, &database, watcher, wanted.base.clone(), None, Some(since)).await?;
-    let feed = Feed { wanted, dispatch, database, identity, session, subscription, _permit: permit };
+    let subscription =
+        dispatch.watch(&session, &database, watcher.clone(), wanted.base.clone(), None, Some(since)).await?;
+    let feed = Feed { wanted, dispatch, database, watcher, session, subscription, _permit: permit };
     Ok(stream::try_unfold(feed, |mut feed| async move {
         loop {
             let messages = feed.next().await?;
@@ -138,7 +138,7 @@ impl Feed {
     async fn value(&self) -> Result<Vec<u8>, Error> {
         let read = crate::dispatch::Read::new(self.wanted.base.clone());
         let deadline = Deadline::after(self.session.limits().request_ms_max);
-        self.dispatch.read_whole(&self.session, &self.database, &self.identity, read, deadline).await
+        self.dispatch.read_whole(&self.session, &self.database, &self.watcher.identity(), read, deadline).await
     }
 }
 

@@ -119,14 +119,14 @@ fn begin(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>, pattern: bool
         wanted.push((Arc::<[u8]>::from(*name), keyspace::parse(name, pattern, separator)?));
     }
     let (dispatch, database) = (client.shared.dispatch.clone(), client.database.clone());
-    let (identity, session) = (client.identity.clone(), turn.session.clone());
+    let (identity, watcher, session) = (client.identity.clone(), client.watcher(), turn.session.clone());
     let begun = async move {
         let mut names = Vec::with_capacity(wanted.len());
         for (name, wanted) in wanted {
             let mut changes = Vec::with_capacity(wanted.len());
             for wanted in wanted {
                 let (dispatch, database) = (dispatch.clone(), database.clone());
-                changes.push(keyspace::watch(wanted, dispatch, database, identity.clone(), session.clone()).await?);
+                changes.push(keyspace::watch(wanted, dispatch, database, watcher.clone(), session.clone()).await?);
             }
             let source = match changes.len() {
                 0 => {

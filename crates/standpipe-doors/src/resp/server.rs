@@ -85,7 +85,8 @@ pub(super) fn auth(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> 
         [_, token] | [_, _, token] => token,
         _ => return Err(Fault::SYNTAX),
     };
-    client.identity = identify(client, token, turn.session)?;
+    let identity = identify(client, token, turn.session)?;
+    client.become_known(identity, turn)?;
     client.reply(turn.out).ok();
     Ok(Next::Answered)
 }
@@ -131,7 +132,7 @@ pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
         ));
     }
     client.version = version;
-    client.identity = identity;
+    client.become_known(identity, turn)?;
     if let Some(name) = name {
         client.more().name = name;
     }

@@ -406,3 +406,83 @@ fn cannot_open(dir: &FsPath, error: impl std::error::Error + Send + Sync + 'stat
     Error::new(ErrorKind::Unavailable, format!("cannot open the database in {}: {error}", dir.display()))
         .with_cause(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use standpipe_tree::{Location, ParseLimits, parse_rest, parse_value};
+
+    use super::*;
+    use crate::{Database, Identity, Intent, LocalLog, Op, query_keys};
+
+    fn open(config: &EngineConfig) -> Arc<Database> {
+        Database::open("default", config, Box::new(LocalLog), Arc::new(|why| panic!("{why}"))).unwrap()
+    }
+
+    /// A folder as format 1 left it: no index, and a state without what format 2 added.
+    fn make_format_1(config: &EngineConfig) {
+        let store = Store::open(&config.dir.join("default"), StoreOptions::of(config)).unwrap();
+        let mut write = store.write().unwrap();
+        let mut state = store.meta.get(&write.txn, STATE_KEY).unwrap().unwrap().to_vec();
+        state.truncate(state.len() - 16);
+        state[..4].copy_from_slice(&1u32.to_le_bytes());
+        store.meta.put(&mut write.txn, STATE_KEY, &state).unwrap();
+        store.index.clear(&mut write.txn).unwrap();
+        write.commit().unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_format_1_is_upgraded_when_it_is_opened() {
+        for rules in [None, Some(r#"{"rules": {".read": true, "log": {".indexOn": "n"}}}"#)] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = EngineConfig { map_bytes_initial: 16 << 20, ..EngineConfig::new(dir.path()) };
+            let database = open(&config);
+            let write = |op| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                database.write_blocking(Intent::new(op, Identity::Admin), deadline).unwrap()
+            };
+            let json = br#"{"log":{"a":{"n":2,".priority":7},"b":{"n":1}}}"#;
+            let rows = parse_value(json, &ParseLimits::below(&Path::root())).unwrap();
+            write(Op::Set { location: Location::Node(Path::root()), rows });
+            if let Some(text) = rules {
+                write(Op::Rules(text.into()));
+            }
+            let state = database.try_snapshot().unwrap().state().clone();
+            database.close();
+            drop(database);
+            make_format_1(&config);
+            let database = open(&config);
+            let snapshot = database.try_snapshot().unwrap();
+            assert_eq!(snapshot.state(), &state);
+            snapshot.verify().unwrap();
+            let by_n = parse_rest(&[("orderBy", "\"n\""), ("limitToFirst", "1")]).unwrap().unwrap();
+            let looked_at = if rules.is_some() { 1 } else { 2 };
+            let keys = query_keys(&snapshot, &Path::parse("log").unwrap(), &by_n, looked_at).unwrap();
+            assert_eq!(keys, ["b".into()]);
+            let anonymous = database.check_read(&snapshot, &Identity::Anonymous, &Path::root(), None);
+            assert_eq!(anonymous.is_ok(), rules.is_some());
+        }
+    }
+
+    #[test]
+    fn stored_rules_that_do_not_compile_let_only_administrators_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            EngineConfig { access: crate::Access::Open, map_bytes_initial: 16 << 20, ..EngineConfig::new(dir.path()) };
+        drop(open(&config));
+        let store = Store::open(&dir.path().join("default"), StoreOptions::of(&config)).unwrap();
+        let mut write = store.write().unwrap();
+        let state = State { rules_version: 1, ..store.state(&write.txn).unwrap() };
+        store.put_rules(&mut write.txn, r#"{"rules": {".read": "from another version"}}"#).unwrap();
+        store.put_state(&mut write.txn, &state).unwrap();
+        write.commit().unwrap();
+        drop(store);
+        let database = open(&config);
+        let snapshot = database.try_snapshot().unwrap();
+        assert!(database.check_read(&snapshot, &Identity::Anonymous, &Path::root(), None).is_err());
+        assert!(database.check_unruled(&Identity::Anonymous).is_err());
+        database.check_read(&snapshot, &Identity::Admin, &Path::root(), None).unwrap();
+        assert!(database.rules().is_none());
+    }
+}

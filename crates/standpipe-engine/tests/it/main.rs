@@ -4,6 +4,7 @@
 mod compute;
 mod faults;
 mod feed;
+mod indexes;
 mod leases;
 mod model;
 mod naive;

@@ -11,12 +11,21 @@ use crate::naive::Node;
 use crate::support::{config, get_as, merge_op, open, open_with, set_op, write};
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Set(Vec<usize>, Value),
     Priority(Vec<usize>, Value),
     Merge(Vec<usize>, Vec<(usize, Value)>),
     Overlay(Vec<usize>, Value),
 }
+
+/// Texts that an index cuts: some have the same beginning there.
+const LONG: &[&str] = &[
+    "https://example.org/a/path/that/is/longer/than/what/an/index/keeps/of/it/1",
+    "https://example.org/a/path/that/is/longer/than/what/an/index/keeps/of/it/2",
+    "https://example.org/a/path/that/is/longer/than/what/an/index/keeps/of/it/10",
+    "https://example.org/a/path/that/is/longer/than/what/an/index/keep",
+    "https://example.org/a/path/that/is/longer/than/what/an/index/keeps\0",
+];
 
 const KEYS: &[&str] = &["a", "b", "c"];
 
@@ -29,6 +38,7 @@ fn value() -> impl Strategy<Value = Value> {
         2 => Just(Value::Null),
         1 => any::<bool>().prop_map(Value::from),
         2 => (-5i64..5).prop_map(Value::from),
+        1 => prop::sample::select(LONG).prop_map(Value::from),
         1 => "[a-z\u{e9}\u{1f98a}\"\\\\\n]{0,4}".prop_map(Value::from),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
@@ -44,7 +54,7 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let path = || proptest::collection::vec(0..KEYS.len(), 0..4);
     prop_oneof![
         3 => (path(), value()).prop_map(|(path, value)| Step::Set(path, value)),
@@ -87,7 +97,7 @@ fn overlay(tree: &mut Node, at: &[&str], new: &Node) {
     }
 }
 
-fn op(step: &Step) -> standpipe_engine::Op {
+pub(crate) fn op(step: &Step) -> standpipe_engine::Op {
     match step {
         Step::Set(path, value) => set_op(&names(path).join("/"), &value.to_string()),
         Step::Priority(path, value) => {
