@@ -27,6 +27,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("jobs", "jobs that do nothing through queue and workers, beside the threadpool crate"),
     ("resp", "PING, GET, durable SET and idle memory, beside redis-server; a PING in lines"),
     ("firebase", "sets, events and listens of the official JavaScript SDK, beside firebase-server"),
+    ("rules", "decisions of the security rules, over LMDB and in memory"),
     ("import", "import of large files"),
     ("start", "start on a large store"),
 ];

@@ -18,6 +18,7 @@ mod nginx;
 mod process;
 mod put;
 mod redis;
+mod rules;
 mod start;
 mod wrk;
 
@@ -65,6 +66,8 @@ enum Bench {
     Resp,
     /// The Firebase door beside firebase-server: sets, events, thousands of listens
     Firebase,
+    /// Decisions of the security rules: nanoseconds for each
+    Rules,
     /// `standpipe import` of large files: MB/s and peak memory
     Import,
     /// From exec to the ready line on a store of more than 1 GB
@@ -84,6 +87,10 @@ fn main() -> Result<()> {
     if let Bench::BareHyper { body, headers } = bench {
         return bare::serve(body, &headers);
     }
+    // No server, no peer: the rules alone.
+    if matches!(bench, Bench::Rules) {
+        return rules::run(pace);
+    }
     process::raise_descriptor_limit()?;
     // Both sides of `jobs` are in this process.
     if !matches!(bench, Bench::Jobs) {
@@ -101,7 +108,7 @@ fn main() -> Result<()> {
         Bench::Firebase => firebase::run(&run),
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
-        Bench::BareHyper { .. } => unreachable!("returned above"),
+        Bench::Rules | Bench::BareHyper { .. } => unreachable!("returned above"),
     }
 }
 

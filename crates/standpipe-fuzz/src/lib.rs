@@ -4,10 +4,12 @@
 
 mod codecs;
 mod records;
+mod rules;
 mod tree;
 
 pub use codecs::{line, resp_commands, resp_replies, sse};
 pub use records::{change, record};
+pub use rules::rules;
 pub use tree::{json, path, query};
 
 /// A check of the bytes given.
@@ -23,6 +25,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("record", record),
     ("resp_commands", resp_commands),
     ("resp_replies", resp_replies),
+    ("rules", rules),
     ("sse", sse),
 ];
 

@@ -8,6 +8,7 @@
 
 mod after;
 mod ast;
+mod audit;
 mod check;
 mod code;
 mod compile;
@@ -28,7 +29,7 @@ pub use check::{METHODS, Method as LanguageMethod, VARIABLES};
 pub use error::{DIAGNOSTICS_MAX, Diagnostic, RulesError};
 pub use index::{IndexRule, IndexSegment};
 pub use tree::Tree;
-pub use verdict::{Denial, Method, Request, RuleKind, Verdict};
+pub use verdict::{Denial, Method, Request, RuleKind, Verdict, Violation};
 
 use crate::change::Change;
 use crate::path::Path;
@@ -110,6 +111,15 @@ impl RuleSet {
     /// Only those of the tree.
     pub fn write<T: Tree>(&self, request: &Request<'_>, before: &T, change: &Change) -> Result<Verdict, T::Error> {
         decide::write(self, request, before, change)
+    }
+
+    /// Tells `found` of every location whose value its `.validate` refuses, as if it were written again as it is
+    /// by somebody who is not signed in.
+    ///
+    /// # Errors
+    /// Only those of the tree.
+    pub fn audit<T: Tree>(&self, tree: &T, now_ms: u64, mut found: impl FnMut(Violation)) -> Result<(), T::Error> {
+        audit::audit(self, tree, now_ms, &mut found)
     }
 
     /// How often each expression, and each part of it, was evaluated to what, by requests with

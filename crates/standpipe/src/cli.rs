@@ -198,6 +198,9 @@ Examples:
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at security rules without a server
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Print the completions of a shell
     #[command(after_help = "\
 Examples:
@@ -230,6 +233,43 @@ Examples:
         #[command(flatten)]
         node: NodeArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RulesCommand {
+    /// Compile a rules file and show what is wrong with it; with --data, which values it would refuse
+    #[command(after_help = "\
+Examples:
+  standpipe rules check database.rules.json
+  standpipe rules check database.rules.json --data ./data")]
+    Check(RulesCheckArgs),
+    /// Ask a rules file what a table of requests expects
+    #[command(after_help = "\
+The table is TOML or JSON; docs/rules.md describes it. A case that fails says which rule decided, and why.
+
+Examples:
+  standpipe rules test database.rules.json requests.toml")]
+    Test(RulesTestArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RulesCheckArgs {
+    /// The rules (JSON with comments)
+    pub(crate) file: PathBuf,
+    /// A data folder whose values to judge by .validate; no server may hold it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The database in that folder [default: default]
+    #[arg(long, value_name = "NAME", requires = "data")]
+    pub(crate) db: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RulesTestArgs {
+    /// The rules (JSON with comments)
+    pub(crate) file: PathBuf,
+    /// The table of requests (TOML or JSON)
+    pub(crate) table: PathBuf,
 }
 
 #[derive(Args, Clone, Debug, Default)]

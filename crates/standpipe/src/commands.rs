@@ -67,6 +67,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Config(ConfigCommand::Show { dev, defaults, node }) => {
             config::show(if *dev { Mode::Dev } else { Mode::Serve }, node, *defaults, out)?;
         }
+        Command::Rules(command) => crate::rules::run(command, out)?,
         Command::Completions { shell } => completions(*shell, out)?,
         Command::Man { dir } => man(dir)?,
     }

@@ -16,6 +16,7 @@ mod mount;
 mod node;
 mod pipe;
 mod reload;
+mod rules;
 mod systemd;
 mod tls;
 #[cfg(feature = "tui")]

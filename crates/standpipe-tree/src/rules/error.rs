@@ -82,12 +82,15 @@ impl Problems {
         let mut problems = self.0;
         problems.sort_by_key(|problem| problem.span.start);
         let places = Places::new(text);
-        let diagnostics = problems.into_iter().map(|problem| placed(problem, &places)).collect();
+        let diagnostics = problems.into_iter().map(|problem| placed(problem, text, &places)).collect();
         Err(RulesError { diagnostics })
     }
 }
 
-fn placed(Problem { span, message, help }: Problem, places: &Places<'_>) -> Diagnostic {
+/// The problem with its place, whose ends are those of characters.
+fn placed(Problem { span, message, help }: Problem, text: &str, places: &Places<'_>) -> Diagnostic {
+    let start = text.floor_char_boundary(span.start);
+    let span = start..text.ceil_char_boundary(span.end).max(start);
     let (line, column) = places.at(span.start);
     Diagnostic { span, line, column, message, help }
 }

@@ -66,6 +66,17 @@ pub struct Denial {
     pub why: String,
 }
 
+/// A value that a rule refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Where it is.
+    pub path: Path,
+    /// Which rule of that location.
+    pub rule: RuleKind,
+    /// Why it is not true.
+    pub why: String,
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

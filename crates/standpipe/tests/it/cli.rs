@@ -53,6 +53,11 @@ impl Cli {
         command
     }
 
+    /// Runs a verb, however it ends.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        self.run(arguments)
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
         self.command(binary()).args(arguments).output().unwrap()
     }

@@ -26,6 +26,7 @@ mod python;
 mod reload;
 mod resp;
 mod rest;
+mod rules;
 mod script;
 mod sdk;
 mod shutdown;

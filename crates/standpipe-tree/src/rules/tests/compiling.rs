@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::limits::{
     EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_NODES_MAX, INDEXES_MAX, REGEXES_MAX,
 };
-use super::super::{DIAGNOSTICS_MAX, IndexSegment, METHODS, RuleSet};
+use super::super::{DIAGNOSTICS_MAX, IndexSegment, METHODS, RuleSet, VARIABLES};
 use crate::path::Path;
 use crate::query::OrderBy;
 
@@ -317,4 +317,22 @@ fn every_method_is_there() {
             .any(|expression| RuleSet::compile(&json!({"rules": {".read": expression}}).to_string()).is_ok());
         assert!(compiles, "{call}");
     }
+}
+
+#[test]
+fn the_reference_is_complete() {
+    let page = include_str!("../../../../../docs/rules.md");
+    for method in &METHODS {
+        let of = if method.of_snapshots { "snapshot" } else { "string" };
+        let row = format!("| {of} | `{}({})` |", method.name, method.arguments);
+        assert!(page.contains(&row), "docs/rules.md has no row {row}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| snapshot |") || line.starts_with("| string |")).count();
+    assert_eq!(rows, METHODS.len(), "docs/rules.md has rows for what is no method");
+    for variable in VARIABLES {
+        assert!(page.contains(&format!("| `{variable}` |")), "docs/rules.md does not have {variable}");
+    }
+    // Its example is valid.
+    let example = page.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    RuleSet::compile(example).unwrap();
 }

@@ -166,6 +166,32 @@ fn removals_leave_what_they_leave() {
 }
 
 #[test]
+fn values_that_are_there_are_audited() {
+    let rules = json!({
+        ".validate": "newData.hasChildren()",
+        "named": {".validate": "newData.isString()"},
+        "items": {"$id": {".validate": "newData.hasChild('n')", "n": {".validate": "newData.val() < 3"}}},
+    });
+    let data = json!({"named": 1, "items": {"a": {"n": 1}, "b": {"n": 3}, "c": 5, "10": {"n": 2}}, "other": 1});
+    let audit = |data: &Value| {
+        let case = Case::new(&rules, data, Value::Null);
+        let mut found = Vec::new();
+        let Ok(()) = case.rules.audit(&case.data, super::NOW, |one| found.push(format!("{} {}", one.path, one.why)));
+        found
+    };
+    assert_eq!(
+        audit(&data),
+        [
+            "/items/b/n is not true: newData.val() < 3",
+            "/items/c is not true: newData.hasChild('n')",
+            "/named is not true: newData.isString()",
+        ]
+    );
+    assert_eq!(audit(&json!(null)), [""; 0]);
+    assert_eq!(audit(&json!(5)), ["/ is not true: newData.hasChildren()"]);
+}
+
+#[test]
 fn what_is_evaluated_is_counted() {
     let rules = json!({"a": {".read": "auth != null && root.child(auth.uid).exists()"}});
     let case = Case::new(&rules, &json!({}), json!({"uid": "ann"}));
