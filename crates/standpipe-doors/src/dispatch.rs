@@ -134,6 +134,19 @@ impl Leases {
         Op::Arm { lease: self.of(database), location, rows }
     }
 
+    /// As [`Leases::on_close`], for several locations below `base`: all or none.
+    pub(crate) fn on_close_all(&self, database: &Database, base: Path, writes: Vec<(Location, Rows)>) -> Op {
+        Op::ArmMerge { lease: self.of(database), base, writes }
+    }
+
+    /// The write that has all that is to be done when the connection goes done as whoever makes this write;
+    /// `None` where there is nothing to do.
+    pub(crate) fn done_as(&self, database: &Database) -> Option<Op> {
+        let leases = self.0.lock();
+        let lease = leases.iter().find(|lease| database.has_lease(lease))?;
+        lease.is_armed().then(|| Op::Identify { lease: lease.clone() })
+    }
+
     /// The write that forgets what is to be done at `path` and below when the connection goes.
     pub(crate) fn forget(&self, database: &Database, path: Path) -> Op {
         Op::Disarm { lease: self.of(database), path }

@@ -146,12 +146,13 @@ impl Parsed {
             }
             _ => Vec::new(),
         };
-        let on_end = |location, rows| leases.on_close(database, location, rows);
         let op = match what {
-            What::Set(Op::Set { location, rows }) if change == Change::SetOnEnd => on_end(location, rows),
+            What::Set(Op::Set { location, rows }) if change == Change::SetOnEnd => {
+                leases.on_close(database, location, rows)
+            }
             What::Set(op) => op,
-            What::Merge(_, merge) if change == Change::MergeOnEnd => {
-                Op::Batch(merge.writes.into_iter().map(|(location, rows)| on_end(location, rows)).collect())
+            What::Merge(base, merge) if change == Change::MergeOnEnd => {
+                leases.on_close_all(database, base, merge.writes)
             }
             What::Merge(base, merge) => Op::Merge { base, writes: merge.writes },
             What::Nothing(path) => leases.forget(database, path),

@@ -25,7 +25,7 @@ use super::Context;
 use super::listens::{Listens, News};
 use super::request::{Change, Refused, Unread, ask};
 use crate::auth::{Caller, Identified};
-use crate::dispatch::{Leases, refused, run};
+use crate::dispatch::{Leases, Write, refused, run};
 use crate::fault;
 
 /// Writes whose answers may be under way at once; more wait unread.
@@ -508,6 +508,12 @@ impl<L: Link> Talk<L> {
         if who.identity != *self.listens.identity() {
             for message in self.listens.judge(who.identity).await? {
                 self.tell(message).await?;
+            }
+            // What is left for the end is done as whoever the client is then (firebase-rtdb §7).
+            if let Some(op) = self.leases.done_as(&self.database) {
+                let deadline = Deadline::after(self.session.limits().request_ms_max);
+                let identity = self.listens.identity();
+                self.context.dispatch.write(&self.database, identity, Write::new(op), deadline).await?;
             }
         }
         Ok(())

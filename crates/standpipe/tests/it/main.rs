@@ -13,6 +13,7 @@ mod doors;
 mod durability;
 mod emulator;
 mod eventsource;
+mod firebase;
 mod hostile;
 mod leases;
 mod limits;
