@@ -54,16 +54,16 @@ impl Sessions {
         Entry { sessions: self.clone(), id: id.into(), _ended: ended.drop_guard() }
     }
 
-    /// Ends the session `id` of the same database, if it lives, and waits until it has.
-    pub(crate) async fn end(&self, id: &str, database: &Arc<Database>) {
+    /// Ends the session `id` of the same database, if it lives, and waits until it has; false when there is none.
+    pub(crate) async fn end(&self, id: &str, database: &Arc<Database>) -> bool {
         let ended = {
             let live = self.0.lock();
-            let Some(live) = live.get(id).filter(|live| Arc::ptr_eq(&live.database, database)) else { return };
+            let Some(live) = live.get(id).filter(|live| Arc::ptr_eq(&live.database, database)) else { return false };
             // Its peer is the one that comes here now, so the old connection leads nowhere.
             live.session.close(CloseReason::PeerVanished);
             live.ended.clone()
         };
-        let _late = timeout(END_WITHIN, ended.cancelled()).await;
+        timeout(END_WITHIN, ended.cancelled()).await.is_ok()
     }
 }
 

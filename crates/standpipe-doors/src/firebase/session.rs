@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use standpipe_engine::{Committed, Database, Error, ErrorKind, Identity};
+use standpipe_engine::{Committed, Database, Error, ErrorKind, Identity, Op};
 use standpipe_serve::{BytesPermit, Class, CloseReason, Cost, Deadline, Outcome, RequestGuard, Session};
 use standpipe_tree::Path;
 use standpipe_wire::firebase::{self as wire, Malformed, Message, Request};
@@ -65,8 +65,13 @@ pub(crate) enum Incoming {
 
 /// Serves a session to its end, and says goodbye.
 pub(crate) async fn serve<L: Link>(link: L, session: Session, context: Context) -> CloseReason {
-    if let Some(last) = &context.last_session {
-        context.sessions.end(last, &context.database).await;
+    if let Some(last) = &context.last_session
+        && context.sessions.end(last, &context.database).await
+    {
+        // What that one left for its end is in the writer's queue: this comes back behind it.
+        let deadline = Deadline::after(session.limits().request_ms_max);
+        let nothing = Write::new(Op::Batch(Vec::new()));
+        let _stopped = context.dispatch.write(&context.database, &Identity::Admin, nothing, deadline).await;
     }
     let entry = context.sessions.enter(&context.id, &session, &context.database);
     let mut talk = Talk::new(link, session, context);
