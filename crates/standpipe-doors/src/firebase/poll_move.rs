@@ -85,7 +85,8 @@ impl Attempt {
             }
             free
         });
-        begun.then_some(Self(poll))
+        // Not made at all where it has not begun: dropping it would give up the other one.
+        begun.then(|| Self(poll))
     }
 
     fn succeed(self, moved: Moved) {
