@@ -3,6 +3,7 @@
 //! it blocks, and every wait has a limit. It judges nothing: assertions are the test's.
 
 pub mod baseline;
+pub mod firebase;
 pub mod http;
 pub mod lines;
 pub mod server;

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -311,7 +312,10 @@ impl Drop for Process {
 /// A free port that the system gives to nobody who asks for any port, clients included: it would
 /// be taken while a server restarts.
 fn lasting_port() -> u16 {
-    let start = u16::try_from(std::process::id() % 20_000).expect("below 20,000");
+    // Tests on other threads look for one, too.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let start = u16::try_from((std::process::id() + 37 * taken) % 20_000).expect("below 20,000");
     let ports = (0..20_000).map(|n| 10_000 + (start + n) % 20_000);
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     ports.into_iter().find(is_free).expect("one of 20,000 ports is free")
