@@ -3,11 +3,13 @@
 //! starts from, and what it once found, are run by this crate's test. Not part of the product.
 
 mod codecs;
+mod firebase;
 mod records;
 mod rules;
 mod tree;
 
 pub use codecs::{line, resp_commands, resp_replies, sse};
+pub use firebase::{firebase_frames, firebase_polls};
 pub use records::{change, record};
 pub use rules::rules;
 pub use tree::{json, path, query};
@@ -18,6 +20,8 @@ pub type Check = fn(&[u8]);
 /// Every check by its name, which is also that of its seeds and of its fuzz target.
 pub const TARGETS: &[(&str, Check)] = &[
     ("change", change),
+    ("firebase_frames", firebase_frames),
+    ("firebase_polls", firebase_polls),
     ("json", json),
     ("line", line),
     ("path", path),
