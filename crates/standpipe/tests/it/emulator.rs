@@ -145,7 +145,11 @@ fn project() -> tempfile::TempDir {
     for name in ["story.test.mjs", "database.rules.json"] {
         std::fs::copy(scripts().join("story").join(name), at(name)).unwrap();
     }
-    std::fs::write(at("package.json"), r#"{"scripts": {"test": "node --test --test-force-exit --test-timeout=30000"}}"#).unwrap();
+    std::fs::write(
+        at("package.json"),
+        r#"{"scripts": {"test": "node --test --test-force-exit --test-timeout=30000"}}"#,
+    )
+    .unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink(tools().unwrap().join("node_modules"), at("node_modules")).unwrap();
     dir

@@ -19,8 +19,14 @@ const RESIDENT_KIB_MAX: u64 = 48 << 10;
 
 /// Runs `scenario` against a server with this `[limits]` table and checks that it did no harm.
 fn check(limits: &str, scenario: impl FnOnce(SocketAddr)) {
+    check_in(&[], limits, scenario);
+}
+
+/// [`check`] of a scenario that uses these databases, which have a thread and descriptors of their own.
+pub(crate) fn check_in(databases: &[&str], limits: &str, scenario: impl FnOnce(SocketAddr)) {
     let (server, _config) = dev_with(&format!("[limits]\n{limits}"));
     let addr = server.addr();
+    databases.iter().for_each(|name| drop(write(addr, "PUT", &format!("/.json?ns={name}"), "null")));
     write(addr, "PUT", "/kept.json", r#"{"a":1}"#);
     // Buffers that a first use makes are no leak.
     for n in 0..50 {

@@ -14,11 +14,13 @@ mod durability;
 mod emulator;
 mod eventsource;
 mod firebase;
+mod firebase_hostile;
 mod hostile;
 mod leases;
 mod limits;
 mod line;
 mod line_hostile;
+mod longpoll;
 #[cfg(target_os = "linux")]
 mod mount;
 #[cfg(target_os = "linux")]

@@ -92,6 +92,12 @@ pub(crate) fn metric_of(addr: SocketAddr, name: &str, labels: &[&str]) -> u64 {
     series(&lines.collect::<Vec<_>>().join("\n"), name)
 }
 
+/// Requests that are begun and not ended, the question included.
+pub(crate) fn requests_open(addr: SocketAddr) -> u64 {
+    let metrics = request(addr, "GET", "/metrics", &[], b"").unwrap().text();
+    series(&metrics, "standpipe_requests_begun_total") - series(&metrics, "standpipe_requests_total")
+}
+
 fn series(metrics: &str, name: &str) -> u64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
