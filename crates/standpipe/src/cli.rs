@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use standpipe_doors::Algorithm;
 
 use crate::config::{Durability, LogFormat};
 use crate::exit::Exit;
@@ -195,6 +196,20 @@ Examples:
 Examples:
   standpipe verify --data ./data")]
     Verify(VerifyArgs),
+    /// Mint a token with a key of your own, or make such a key
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "\
+Prints the token and nothing else. A server believes it that was told of the key: standpipe serve --auth key:FILE.
+
+Examples:
+  standpipe token keygen --algorithm EdDSA --out me.key
+  standpipe serve --data ./data --auth key:me.key.pub
+  standpipe token --key me.key --uid maya --claim role=editor --ttl 8h
+  curl \"http://127.0.0.1:9000/board.json?auth=$(standpipe token --key me.key --uid maya)\""
+    )]
+    Token(TokenArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -214,6 +229,64 @@ Examples:
         /// The folder; made if missing
         dir: PathBuf,
     },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<TokenCommand>,
+    #[command(flatten)]
+    pub(crate) mint: Option<MintArgs>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a key: FILE signs, and FILE.pub goes to servers
+    #[command(after_help = "\
+HS256 makes one secret for both sides: whoever has it signs as anybody.
+
+Examples:
+  standpipe token keygen --out me.key
+  standpipe token keygen --algorithm HS256 --out shared.secret")]
+    Keygen(KeygenArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct KeygenArgs {
+    /// EdDSA, ES256, RS256 or HS256
+    #[arg(long, value_name = "NAME", default_value = "EdDSA")]
+    pub(crate) algorithm: Algorithm,
+    /// Where the key goes; must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MintArgs {
+    /// The private key (PEM), or the secret of HS256
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Who its bearer is: auth.uid in rules
+    #[arg(long, value_name = "UID", required_unless_present = "admin")]
+    pub(crate) uid: Option<String>,
+    /// A claim, as JSON or text: auth.token.NAME in rules (may be repeated)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) claim: Vec<String>,
+    /// How long it lasts: 90s, 15m, 1h, 30d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::token::ttl)]
+    pub(crate) ttl: std::time::Duration,
+    /// An administrator's, where the server allows it to this key (administrators = true)
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// The claim iss
+    #[arg(long)]
+    pub(crate) issuer: Option<String>,
+    /// The claim aud
+    #[arg(long)]
+    pub(crate) audience: Option<String>,
+    /// The id of the key, where a server has several
+    #[arg(long)]
+    pub(crate) kid: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

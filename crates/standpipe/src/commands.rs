@@ -12,13 +12,13 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::{
     BackupArgs, CatArgs, Cli, Command, ConfigCommand, ExportArgs, ExportFormat, GetArgs, ImportArgs, NodeArgs, PutArgs,
-    QueryArgs, RmArgs, Since, Verbosity, WatchArgs, WriteArgs,
+    QueryArgs, RmArgs, Since, TokenArgs, TokenCommand, Verbosity, WatchArgs, WriteArgs,
 };
 use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
-use crate::{emulator, local, logging, mirror, node, pipe};
+use crate::{emulator, local, logging, mirror, node, pipe, token};
 
 /// The largest value that one request may carry (the server's default limit).
 const VALUE_BYTES_MAX: u64 = 256 << 20;
@@ -64,6 +64,11 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Backup(arguments) => backup(arguments, verbosity)?,
         Command::Restore(arguments) => local::restore(&arguments.source, &arguments.data, arguments.db.as_deref())?,
         Command::Verify(arguments) => local::verify(&arguments.data, arguments.db.as_deref(), out)?,
+        Command::Token(TokenArgs { command: Some(TokenCommand::Keygen(arguments)), .. }) => token::keygen(arguments)?,
+        Command::Token(TokenArgs { mint: Some(arguments), .. }) => token::mint(arguments, out)?,
+        Command::Token(TokenArgs { .. }) => {
+            return Err(Failure::usage("nothing to mint").help("standpipe token --key FILE --uid UID"));
+        }
         Command::Config(ConfigCommand::Show { dev, defaults, node }) => {
             config::show(if *dev { Mode::Dev } else { Mode::Serve }, node, *defaults, out)?;
         }

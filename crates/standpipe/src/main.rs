@@ -19,6 +19,8 @@ mod reload;
 mod rules;
 mod systemd;
 mod tls;
+mod token;
+
 #[cfg(feature = "tui")]
 mod top;
 
