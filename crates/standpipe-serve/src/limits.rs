@@ -179,6 +179,9 @@ limits! {
     key_set_bytes_max: usize = 256 * KIB;
     /// Time for fetching a key set, in milliseconds. Default 10,000. Later: the fetch has failed, and is tried again.
     key_set_fetch_ms_max: u64 = 10_000;
+    /// Time between two fetches of a key set at least, however many tokens name keys that are not in it, in
+    /// milliseconds. Default 10,000. Meanwhile: such tokens are refused at once.
+    key_set_pause_ms_min: u64 = 10_000;
     /// Age beyond a key set's own max-age up to which it is used while its provider can't be reached, in
     /// seconds. Default 86,400. Later: tokens that need it are refused until it can be fetched.
     key_set_stale_s_max: u64 = 86_400;

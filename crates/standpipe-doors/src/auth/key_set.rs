@@ -1,6 +1,6 @@
 //! A set of keys that an identity provider publishes: fetched when the server starts, again before it
 //! is too old, and when a token names a key that is not in it. It is fetched by one task, never by who
-//! asks: a flood of tokens with invented key ids costs one fetch every [`PAUSE_MIN`]. While the provider
+//! asks: a flood of tokens with invented key ids costs one fetch every `key_set_pause_ms_min`. While the provider
 //! can't be reached the last good keys are used, up to a bound.
 
 use std::collections::HashMap;
@@ -17,9 +17,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{Fetched, Fetcher};
 use super::keys::{self, Algorithm, Key};
-
-/// Between two fetches at least, whatever tokens say.
-const PAUSE_MIN: Duration = Duration::from_secs(10);
 
 /// A provider's max-age is believed between these.
 const AGE_MIN: Duration = Duration::from_secs(60);
@@ -147,7 +144,8 @@ impl KeySet {
                     }
                     failures = 0;
                     // Before they are too old, so that nobody ever waits for it.
-                    (now + age.mul_f32(0.75), now + PAUSE_MIN)
+                    let pause = Duration::from_millis(limits.load().key_set_pause_ms_min);
+                    (now + age.mul_f32(0.75), now + pause)
                 }
                 Err(error) => {
                     let pause = (RETRY_MIN * 2u32.saturating_pow(failures)).min(RETRY_MAX);

@@ -9,6 +9,7 @@
 
 mod cache;
 mod emulator;
+mod expiry;
 mod fetch;
 mod issuers;
 mod jwt;
@@ -28,6 +29,7 @@ use standpipe_serve::LimitsHandle;
 use tokio::sync::Notify;
 
 use self::cache::{Cache, digest};
+pub(crate) use self::expiry::{Expiry, instant};
 use self::fetch::Fetcher;
 pub use self::issuers::Issuer;
 use self::issuers::{Spoken, Unbelieved};

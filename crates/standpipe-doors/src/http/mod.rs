@@ -161,7 +161,7 @@ impl HttpDoor {
         };
         match route {
             Route::Tree(location) => {
-                let Identified { identity, .. } = identify().await?;
+                let Identified { identity, expires_at } = identify().await?;
                 let namespace = namespace(&params, &parts.headers, parts.uri.host());
                 let database = inner.dispatch.database(namespace.as_deref())?;
                 let call = Call {
@@ -170,6 +170,7 @@ impl HttpDoor {
                     activity,
                     database,
                     identity,
+                    expires_at,
                     location,
                     params,
                     headers: &parts.headers,

@@ -2,7 +2,7 @@
 //! parameters are other files' business; what a read or a write means is `dispatch`'s.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
@@ -36,6 +36,7 @@ pub(super) struct Call<'a> {
     pub(super) activity: &'a Arc<Activity>,
     pub(super) database: Arc<Database>,
     pub(super) identity: Identity,
+    pub(super) expires_at: Option<SystemTime>,
     pub(super) location: Location,
     pub(super) params: Params<'a>,
     pub(super) headers: &'a HeaderMap,
@@ -157,7 +158,7 @@ impl Call<'_> {
         let watcher = Watcher::Fixed(self.identity.clone());
         let subscription =
             self.dispatch.watch(self.session, &self.database, watcher, self.node(), query, since).await?;
-        let feed = Feed::new(subscription, self.session.clone(), permit);
+        let feed = Feed::new(subscription, self.session.clone(), permit, self.expires_at);
         let mut answer = Response::new(Content::Watch(Box::new(feed)));
         // Without a charset the Python client takes the text for Latin-1.
         let events = HeaderValue::from_static("text/event-stream; charset=utf-8");

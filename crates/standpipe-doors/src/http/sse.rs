@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use super::io::{Busy, Stream};
+use crate::auth::instant;
 use crate::dispatch::{Subscription, Update};
 use crate::firebase::websocket::Upgrade;
 
@@ -38,14 +39,23 @@ pub(crate) struct Feed {
     subscription: Subscription,
     session: Session,
     keep_alive_at: Instant,
+    /// When the credential ends.
+    expires_at: Option<Instant>,
     /// Why there is no more, once there is not.
     end: CloseReason,
     _permit: WatchPermit,
 }
 
 impl Feed {
-    pub(crate) fn new(subscription: Subscription, session: Session, permit: WatchPermit) -> Self {
+    /// A stream for who is let in until `expires_at`.
+    pub(crate) fn new(
+        subscription: Subscription,
+        session: Session,
+        permit: WatchPermit,
+        expires_at: Option<SystemTime>,
+    ) -> Self {
         Self {
+            expires_at: expires_at.map(instant),
             subscription,
             session,
             keep_alive_at: Instant::now() + KEEP_ALIVE,
@@ -58,12 +68,21 @@ impl Feed {
     /// watch any more: what was acknowledged before is in the frames, and nothing comes after them.
     async fn next(&mut self, frames: &mut VecDeque<Frame>) -> Result<bool, Error> {
         loop {
-            let due = timeout_at(self.keep_alive_at, self.subscription.changed());
+            if self.expires_at.is_some_and(|at| Instant::now() >= at) {
+                frames.push_back(Frame::event("auth_revoked", None, b"credential is no longer valid"));
+                self.end = CloseReason::Revoked;
+                return Ok(false);
+            }
+            let due_at = self.expires_at.map_or(self.keep_alive_at, |at| at.min(self.keep_alive_at));
+            let due = timeout_at(due_at, self.subscription.changed());
             let (changed, more) = tokio::select! {
                 biased;
                 () = self.session.closing() => (true, false),
                 changed = due => (changed.is_ok(), true),
             };
+            if !changed && due_at < self.keep_alive_at {
+                continue;
+            }
             if !changed {
                 self.keep_alive_at = Instant::now() + KEEP_ALIVE;
                 frames.push_back(Frame::event("keep-alive", None, b"null"));

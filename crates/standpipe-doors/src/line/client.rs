@@ -13,6 +13,7 @@ use super::Shared;
 use super::table::{self, Next};
 use super::watches::{Begun, Watches};
 use super::words::Words;
+use crate::auth::{Expiry, Identified};
 use crate::commands::{Protocol, Step, Turn};
 use crate::dispatch::{Leases, Watcher};
 use crate::{dispatch, fault};
@@ -35,6 +36,7 @@ pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     pub(super) database: Arc<Database>,
     pub(super) identity: Identity,
+    expiry: Expiry,
     /// What watches are told of the identity, once there are some.
     told: Option<watch::Sender<Identity>>,
     scanner: Scanner,
@@ -55,6 +57,7 @@ impl Client {
             database: shared.dispatch.database(None)?,
             shared,
             identity: Identity::Anonymous,
+            expiry: Expiry::default(),
             told: None,
             scanner: Scanner::default(),
             snapshot: None,
@@ -74,11 +77,13 @@ impl Client {
     }
 
     /// The client is somebody else from here on; watches that this one may not have end.
-    pub(super) fn identify(&mut self, identity: Identity, turn: &Turn<'_>) -> Result<(), Error> {
+    pub(super) fn identify(&mut self, bearer: Identified, turn: &Turn<'_>) -> Result<(), Error> {
+        let Identified { identity, expires_at } = bearer;
         if let Some(leases) = &self.leases {
             let deadline = Deadline::after(turn.limits.request_ms_max);
             self.shared.dispatch.identify(&self.database, leases, &identity, deadline)?;
         }
+        self.expiry.set(expires_at);
         if let Some(told) = &self.told {
             told.send_replace(identity.clone());
         }
@@ -208,6 +213,7 @@ impl Protocol for Client {
     }
 
     fn poll_news(&mut self, context: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<()> {
+        self.expiry.poll(context, turn.session);
         self.poll_watches(context, turn)
     }
 

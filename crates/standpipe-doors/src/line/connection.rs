@@ -56,12 +56,9 @@ pub(super) fn stats(client: &mut Client, words: Words<'_>, turn: &mut Turn<'_>) 
 pub(super) fn auth(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     let token = words.word("the token")?;
     words.end()?;
-    let identity = client
-        .shared
-        .credentials
-        .identify_now(Caller { credential: Some(token), act_as: None, secure: turn.session.secure() })?
-        .identity;
-    client.identify(identity, turn)?;
+    let caller = Caller { credential: Some(token), act_as: None, secure: turn.session.secure() };
+    let bearer = client.shared.credentials.identify_now(caller)?;
+    client.identify(bearer, turn)?;
     say(b"OK", turn)
 }
 

@@ -17,6 +17,7 @@ use super::multi::{Part, Transaction};
 use super::pubsub::Subscriptions;
 use super::reply::{Reply, Version};
 use super::table::{self, Does, Spec, Weight};
+use crate::auth::{Expiry, Identified};
 use crate::commands::{Answer, Protocol, Step, Turn};
 use crate::dispatch::{self, Leases, Watcher, Write};
 use crate::fault;
@@ -56,6 +57,7 @@ pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     pub(super) database: Arc<Database>,
     pub(super) identity: Identity,
+    pub(super) expiry: Expiry,
     pub(super) version: Version,
     /// The command before: clients repeat themselves.
     last: &'static Spec,
@@ -91,6 +93,7 @@ impl Client {
             database: shared.dispatch.database(None)?,
             shared,
             identity: Identity::Anonymous,
+            expiry: Expiry::default(),
             version: Version::Two,
             last: &table::COMMANDS[0],
             reading: None,
@@ -99,7 +102,8 @@ impl Client {
     }
 
     /// The client is this one from here on; subscriptions to the tree that he may not have end.
-    pub(super) fn become_known(&mut self, identity: Identity, turn: &Turn<'_>) -> Result<(), Error> {
+    pub(super) fn become_known(&mut self, bearer: Identified, turn: &Turn<'_>) -> Result<(), Error> {
+        let Identified { identity, expires_at } = bearer;
         if let Some(more) = &self.more {
             if let Some(leases) = &more.leases {
                 let deadline = Deadline::after(turn.limits.request_ms_max);
@@ -110,6 +114,7 @@ impl Client {
             }
         }
         self.identity = identity;
+        self.expiry.set(expires_at);
         Ok(())
     }
 
@@ -455,6 +460,7 @@ impl Protocol for Client {
     }
 
     fn poll_news(&mut self, context: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<()> {
+        self.expiry.poll(context, turn.session);
         self.poll_messages(context, turn)
     }
 
@@ -469,6 +475,7 @@ impl Protocol for Client {
     fn goodbye(&mut self, reason: CloseReason, out: &mut Vec<u8>) {
         match reason {
             CloseReason::Shutdown => self.reply(out).error("ERR the server is shutting down"),
+            CloseReason::Revoked => self.reply(out).error("NOAUTH the credential is no longer valid; connect again"),
             CloseReason::Refused(refusal) => out.extend_from_slice(&fault::resp_line(&dispatch::refused(refusal))),
             _ => {}
         }

@@ -11,7 +11,7 @@ use super::client::{Client, More, Next};
 use super::glob;
 use super::reply::{Reply, Version};
 use super::table::{COMMANDS, Does, Spec};
-use crate::auth::Caller;
+use crate::auth::{Caller, Identified};
 use crate::commands::Turn;
 
 /// The version of redis whose commands these are.
@@ -65,6 +65,7 @@ pub(super) fn quit(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Ans
 pub(super) fn reset(client: &mut Client, _: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
     client.more = None;
     client.identity = Identity::Anonymous;
+    client.expiry.set(None);
     client.version = Version::Two;
     client.reply(turn.out).simple("RESET");
     Ok(Next::Answered)
@@ -85,20 +86,20 @@ pub(super) fn auth(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> 
         [_, token] | [_, _, token] => token,
         _ => return Err(Fault::SYNTAX),
     };
-    let identity = identify(client, token, turn.session)?;
-    client.become_known(identity, turn)?;
+    let bearer = identify(client, token, turn.session)?;
+    client.become_known(bearer, turn)?;
     client.reply(turn.out).ok();
     Ok(Next::Answered)
 }
 
-fn identify(client: &Client, token: &[u8], session: &Session) -> Result<Identity, Fault> {
+fn identify(client: &Client, token: &[u8], session: &Session) -> Result<Identified, Fault> {
     let token = std::str::from_utf8(token).map_err(|_| Fault::err("a token is text"))?;
     let caller = Caller { credential: Some(token), act_as: None, secure: session.secure() };
-    Ok(client.shared.credentials.identify_now(caller)?.identity)
+    Ok(client.shared.credentials.identify_now(caller)?)
 }
 
 pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {
-    let (mut version, mut identity, mut name) = (client.version, None, None);
+    let (mut version, mut bearer, mut name) = (client.version, None, None);
     let mut rest = &args[1..];
     if let [wanted, more @ ..] = rest {
         version = match super::call::integer(wanted) {
@@ -112,7 +113,7 @@ pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
     while !rest.is_empty() {
         rest = match rest {
             [option, _, token, more @ ..] if is(option, "auth") => {
-                identity = Some(identify(client, token, turn.session)?);
+                bearer = Some(identify(client, token, turn.session)?);
                 more
             }
             [option, wanted, more @ ..] if is(option, "setname") => {
@@ -122,8 +123,8 @@ pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
             _ => return Err(Fault::SYNTAX),
         };
     }
-    let identity = identity.unwrap_or_else(|| client.identity.clone());
-    if client.database.check_entry(&identity).is_err() {
+    let identity = bearer.as_ref().map_or(&client.identity, |bearer| &bearer.identity);
+    if client.database.check_entry(identity).is_err() {
         return Err(Fault::Redis(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
              <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the \
@@ -132,7 +133,9 @@ pub(super) fn hello(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) ->
         ));
     }
     client.version = version;
-    client.become_known(identity, turn)?;
+    if let Some(bearer) = bearer {
+        client.become_known(bearer, turn)?;
+    }
     if let Some(name) = name {
         client.more().name = name;
     }

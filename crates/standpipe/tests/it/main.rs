@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "all of this crate is test code")]
 
+mod auth;
+mod auth_clients;
 mod browser;
 mod cities;
 mod cli;
@@ -35,6 +37,8 @@ mod sdk;
 mod shutdown;
 mod stream;
 mod support;
+#[cfg(unix)]
+mod tls;
 #[cfg(unix)]
 mod top;
 mod watches;
