@@ -17,6 +17,7 @@ mod machine;
 mod nginx;
 mod process;
 mod put;
+mod query;
 mod redis;
 mod rules;
 mod start;
@@ -68,6 +69,8 @@ enum Bench {
     Firebase,
     /// Decisions of the security rules: nanoseconds for each
     Rules,
+    /// Queries with a limit over an index, and what indexes and rules cost a write, inside the engine
+    Query,
     /// `standpipe import` of large files: MB/s and peak memory
     Import,
     /// From exec to the ready line on a store of more than 1 GB
@@ -91,6 +94,10 @@ fn main() -> Result<()> {
     if matches!(bench, Bench::Rules) {
         return rules::run(pace);
     }
+    if matches!(bench, Bench::Query) {
+        machine::print(&std::env::current_exe()?)?;
+        return query::run();
+    }
     process::raise_descriptor_limit()?;
     // Both sides of `jobs` are in this process.
     if !matches!(bench, Bench::Jobs) {
@@ -108,7 +115,7 @@ fn main() -> Result<()> {
         Bench::Firebase => firebase::run(&run),
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
-        Bench::Rules | Bench::BareHyper { .. } => unreachable!("returned above"),
+        Bench::Rules | Bench::Query | Bench::BareHyper { .. } => unreachable!("returned above"),
     }
 }
 

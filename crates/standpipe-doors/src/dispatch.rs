@@ -152,11 +152,6 @@ impl Leases {
         Op::Disarm { lease: self.of(database), path }
     }
 
-    /// The write that has several rows written when the connection goes, all or none of them.
-    pub(crate) fn on_close_merge(&self, database: &Database, base: Path, writes: Vec<(Location, Rows)>) -> Op {
-        Op::ArmMerge { lease: self.of(database), base, writes }
-    }
-
     fn of(&self, database: &Database) -> Lease {
         let mut leases = self.0.lock();
         if let Some(lease) = leases.iter().find(|lease| database.has_lease(lease)) {
@@ -295,9 +290,10 @@ impl Dispatch {
         identity: &Identity,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        let lease = leases.0.lock().iter().find(|lease| database.has_lease(lease) && lease.is_armed()).cloned();
-        let Some(lease) = lease else { return Ok(()) };
-        database.submit(Intent::new(Op::Identify { lease }, identity.clone()), deadline.instant()).map(drop)
+        match leases.done_as(database) {
+            Some(op) => self.submit(database, identity, Write::new(op), deadline).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Starts watching a location; `since` is a revision the client has seen.

@@ -32,11 +32,13 @@ pub(crate) struct Decision {
     /// In this order; none changes nothing.
     pub(crate) effects: Vec<Effect>,
     pub(crate) pushed: Option<String>,
+    /// What was written tells of what was there, which the caller may not read.
+    pub(crate) secret: bool,
 }
 
 impl Decision {
     fn to(effect: Effect) -> Self {
-        Self { effects: vec![effect], pushed: None }
+        Self { effects: vec![effect], pushed: None, secret: false }
     }
 
     fn write(change: Change) -> Self {
@@ -92,7 +94,17 @@ pub(crate) fn decide(view: &View, op: &Op, context: &mut Context) -> Result<Deci
         op => plain(view, op, context.now_ms)?,
     };
     view.check_write(&change)?;
-    Ok(Decision::write(change))
+    Ok(Decision { secret: is_secret(view, op), ..Decision::write(change) })
+}
+
+fn is_secret(view: &View, op: &Op) -> bool {
+    let hidden = |location: &Location, rows: &Rows| rows.has_increments() && view.check_read(location.path()).is_err();
+    match op {
+        Op::Set { location, rows } => hidden(location, rows),
+        Op::Merge { writes, .. } => writes.iter().any(|(location, rows)| hidden(location, rows)),
+        Op::Overlay { base, rows } => hidden(&Location::Node(base.clone()), rows),
+        _ => false,
+    }
 }
 
 /// A write to known locations, server values resolved.
@@ -183,7 +195,7 @@ fn disarm(view: &View, lease: &Lease, path: &Path, context: &Context) -> Result<
     let Some(above) = view.armed_above(lease.id(), path)? else { return Ok(Decision::to(forget(path))) };
     let node = above.location.path();
     let Some(parts) = fallen_apart(node, &above.rows, path) else {
-        return Ok(Decision { effects: Vec::new(), pushed: None });
+        return Ok(Decision { effects: Vec::new(), pushed: None, secret: false });
     };
     let mut effects = vec![forget(node)];
     if !parts.is_empty() {
@@ -193,7 +205,7 @@ fn disarm(view: &View, lease: &Lease, path: &Path, context: &Context) -> Result<
         let change = Change { kind: ChangeKind::Merge, base: Path::root(), writes };
         effects.push(Effect::Arm(lease.id(), above.identity, Arc::new(change)));
     }
-    Ok(Decision { effects, pushed: None })
+    Ok(Decision { effects, pushed: None, secret: false })
 }
 
 fn push(view: &View, base: &Path, rows: &Rows, context: &mut Context) -> Result<Decision> {

@@ -152,7 +152,8 @@ pub struct Condition {
 pub struct Committed {
     /// The write's revision; the current one if it changed nothing.
     pub rev: u64,
-    /// What was written, server values resolved; `None` for rules, for a batch and for nothing.
+    /// What was written, server values resolved; `None` for rules, for a batch and for nothing, and where
+    /// increments tell of what was there to whom may not read it.
     pub change: Option<Arc<Change>>,
     /// The new child's key, for [`Op::Push`].
     pub pushed: Option<String>,

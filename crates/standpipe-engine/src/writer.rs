@@ -538,7 +538,7 @@ impl Group<'_, '_> {
                         self.apply(arm, identity)?;
                     }
                     let change = decision.effects.iter().find_map(|effect| match effect {
-                        Effect::Change(change) => Some(change.clone()),
+                        Effect::Change(change) if !decision.secret => Some(change.clone()),
                         _ => None,
                     });
                     for effect in decision.effects {

@@ -191,6 +191,11 @@ impl Rows {
         self.iter().any(|(_, value)| matches!(value.first(), Some(&(TIMESTAMP | INCREMENT))))
     }
 
+    /// Whether what they are resolved to tells of what was there before.
+    pub fn has_increments(&self) -> bool {
+        self.iter().any(|(_, value)| value.first() == Some(&INCREMENT))
+    }
+
     /// Appends the rows: their number, then each with the lengths of key and value before both.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(self.buffer.len() + self.rows.len() * 4 + 8);

@@ -15,19 +15,19 @@ use crate::watches::{next, open};
 
 /// A step of a script.
 #[derive(Clone, Copy, Debug)]
-enum Step<'a> {
+pub(crate) enum Step<'a> {
     Get(&'a str),
     Set(&'a str, &'a str),
     Delete(&'a str),
     Auth(&'a str),
 }
-use Step::{Auth, Delete, Get, Set};
+pub(crate) use Step::{Auth, Delete, Get, Set};
 
 /// What a door answers: a value, that it is done, or the kind of refusal.
-type Answer = Result<Value, &'static str>;
+pub(crate) type Answer = Result<Value, &'static str>;
 
 /// A way to the tree.
-trait Door {
+pub(crate) trait Door {
     fn name(&self) -> &'static str;
     fn step(&mut self, step: Step<'_>) -> Answer;
 }
@@ -50,7 +50,7 @@ impl Door for Http {
             // Every request says who it is from; that is tried by the next one.
             Auth(token) => {
                 self.token = Some(format!("Bearer {token}"));
-                ("GET", "/", "")
+                ("GET", "/nothing", "")
             }
         };
         let headers: Vec<_> = self.token.iter().map(|token| ("authorization", &token[..])).collect();
@@ -97,10 +97,10 @@ impl Door for Line {
     }
 }
 
-struct Resp(TcpStream);
+pub(crate) struct Resp(pub(crate) TcpStream);
 
 impl Resp {
-    fn call(&mut self, args: &[&str]) -> Reply {
+    pub(crate) fn call(&mut self, args: &[&str]) -> Reply {
         let mut bytes = Vec::new();
         reply::array_head(args.len(), &mut bytes);
         args.iter().for_each(|arg| reply::bulk(arg.as_bytes(), &mut bytes));
@@ -148,17 +148,17 @@ impl Door for Resp {
     }
 }
 
-fn start(launch: Launch) -> Server {
+pub(crate) fn start(launch: Launch) -> Server {
     launch.args(["--line", "127.0.0.1:0", "--resp", "127.0.0.1:0"]).start().unwrap()
 }
 
-fn resp(server: &Server) -> TcpStream {
+pub(crate) fn resp(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.door("resp").unwrap()).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream
 }
 
-fn doors(server: &Server) -> Vec<Box<dyn Door>> {
+pub(crate) fn doors(server: &Server) -> Vec<Box<dyn Door>> {
     vec![
         Box::new(Http { conn: Conn::open(server.addr()).unwrap(), token: None }),
         Box::new(Line(Lines::open(server.door("line").unwrap()).unwrap())),

@@ -31,6 +31,7 @@ mod python;
 mod reload;
 mod resp;
 mod rest;
+mod ruled;
 mod rules;
 mod script;
 mod sdk;
