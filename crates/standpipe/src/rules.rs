@@ -31,21 +31,29 @@ pub(crate) fn run(command: &RulesCommand, out: &mut dyn Write) -> Result<()> {
 
 fn check(arguments: &RulesCheckArgs, out: &mut dyn Write) -> Result<()> {
     let rules = compiled(&arguments.file)?;
+    let name = arguments.db.as_deref().unwrap_or(DEFAULT);
+    if let Some(dir) = &arguments.data {
+        check_folder(dir, name)?;
+    }
     let (count, indexes) = (rules.rule_count(), rules.indexes().len());
     say(out, format_args!("{}: {count} rules, {indexes} indexes", arguments.file.display()))?;
     match &arguments.data {
-        Some(dir) => check_data(&rules, dir, arguments.db.as_deref(), out),
+        Some(dir) => check_data(&rules, dir, name, out),
         None => Ok(()),
     }
 }
 
-/// Says which values of a data folder the rules would refuse.
-fn check_data(rules: &RuleSet, dir: &Path, db: Option<&str>, out: &mut dyn Write) -> Result<()> {
-    let name = db.unwrap_or(DEFAULT);
-    if !database_names(dir)?.iter().any(|have| have == name) {
-        let cause = format!("{} holds no database {name}", dir.display());
-        return Err(Failure::failed(cause).help("name a data folder, and with --db one of its databases"));
+/// Refuses a folder without that database, which opening would make.
+fn check_folder(dir: &Path, name: &str) -> Result<()> {
+    if database_names(dir)?.iter().any(|have| have == name) {
+        return Ok(());
     }
+    let cause = format!("{} holds no database {name}", dir.display());
+    Err(Failure::failed(cause).help("name a data folder, and with --db one of its databases"))
+}
+
+/// Says which values of a data folder the rules would refuse.
+fn check_data(rules: &RuleSet, dir: &Path, name: &str, out: &mut dyn Write) -> Result<()> {
     let limits = Limits::default();
     let config = EngineConfig { databases: Databases::OnDemand, ..with_limits(dir, &limits) };
     let engine = Engine::open(config, std::sync::Arc::new(|_| {}))?;

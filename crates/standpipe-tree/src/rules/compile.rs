@@ -11,7 +11,7 @@ use super::limits::{EXPRESSION_BYTES_MAX, EXPRESSION_NODES_MAX, INDEXES_MAX, REG
 use super::source::{Node, Text, Value, read};
 use super::verdict::RuleKind;
 use crate::key::{check_key, encode_key};
-use crate::path::Path;
+use crate::path::{DEPTH_MAX, ENCODED_PATH_BYTES_MAX, Path};
 use crate::query::{IndexNode, OrderBy};
 
 /// The rules of one location.
@@ -129,6 +129,10 @@ impl Compiler {
                 self.problems.push(Problem::new(key.span.clone(), format!("\"{}\" is given twice", key.text)));
                 continue;
             }
+            if !key.text.starts_with('.') && self.too_long(&key.text) {
+                self.problems.push(Problem::new(key.span.clone(), "no location has a path as long as this"));
+                continue;
+            }
             self.member(&mut node, key, value);
         }
         node.children.sort_by(|a, b| a.0.cmp(&b.0));
@@ -158,6 +162,13 @@ impl Compiler {
                 }
             },
         }
+    }
+
+    /// Whether a child with this key is longer or deeper than any location. Without this, a small text of
+    /// many nodes below a long path would make much larger paths, in coverage for one.
+    fn too_long(&self, key: &str) -> bool {
+        let bytes = self.path.iter().map(String::len).sum::<usize>() + key.len();
+        self.path.len() >= DEPTH_MAX || bytes > ENCODED_PATH_BYTES_MAX
     }
 
     fn child(&mut self, name: &str, value: &Node) -> RuleNode {

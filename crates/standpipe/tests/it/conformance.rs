@@ -20,7 +20,7 @@ transaction, ETag methods, shallow reads, every query, `listen()` over server re
 
 | what | here |
 |---|---|
-| rules | stored, not evaluated: `dev` is open, `serve` is for administrators only |
+| rules | judge every read and write ([rules.md](rules.md)); none put: `dev` is open, `serve` is for administrators only |
 | tokens | `dev`: `owner` and unsigned tokens; `serve`: one administrator token. Signed tokens are refused |
 | `.indexOn` | not asked for: a query without an index scans its parent |
 | duplicate keys in one JSON object | refused (400); Firebase keeps the last |
