@@ -274,7 +274,7 @@ fn files() {
         format!("{{\"rules\":{open}{{}}{}}}", "}".repeat(levels))
     };
     check_file(&nested(32, "k"), &[]);
-    check_file(&nested(33, "k"), &["1:202: no location has a path"]);
+    check_file(&nested(33, "k"), &["1:171: no location has a path"]);
     check_file(&nested(3, &"k".repeat(700)), &["1:1419: no location has a path"]);
     let many: Vec<_> = (0..100).map(|n| format!("\".x{n}\":1")).collect();
     let error = RuleSet::compile(&format!("{{\"rules\":{{{}}}}}", many.join(","))).unwrap_err();
