@@ -53,11 +53,14 @@ export async function connected(db, state = true) {
   log.stop();
 }
 
-/** Waits until `db` has been told everything written before this call by `writer`. */
-export async function caughtUp(db, writer, path) {
+const marks = new Map();
+
+/** Waits until clients have been told everything written before this call by `writer`. */
+export async function caughtUp(clients, writer, path) {
   const mark = `${Date.now()}-${count++}`;
-  const log = values(sdk.ref(db, `${path}-mark`));
+  const readers = [clients].flat();
+  // One listener for all calls, so that the mark comes as a change among changes.
+  for (const db of readers) if (!marks.has(db)) marks.set(db, values(sdk.ref(db, `${path}-mark`)));
   await sdk.set(sdk.ref(writer, `${path}-mark`), mark);
-  await log.last(mark);
-  log.stop();
+  await Promise.all(readers.map((db) => marks.get(db).last(mark)));
 }

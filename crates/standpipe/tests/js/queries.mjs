@@ -169,7 +169,7 @@ test("random windows, each alone on its connection", async (t) => {
   for (let turn = 0; turn < 40; turn++) {
     const changes = step(random, model);
     await update(t.ref(writer), changes);
-    await Promise.all(readers.map((reader) => caughtUp(reader, writer, t.path)));
+    await caughtUp(readers, writer, t.path);
     for (const [number, wanted] of queries.entries()) {
       const what = `turn ${turn}, ${JSON.stringify(wanted)}, after ${JSON.stringify(changes)}`;
       assert.deepEqual(views[number].items.at(-1), shown([...model.values()], wanted), what);
