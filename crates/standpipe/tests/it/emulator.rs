@@ -9,7 +9,6 @@ use standpipe_testkit::http::request;
 use standpipe_testkit::{Launch, Server};
 
 use crate::cli::Cli;
-use crate::script::get;
 use crate::sdk::{scripts, tools};
 use crate::support::{dev, quiet, write};
 
@@ -17,6 +16,11 @@ const METADATA: &str = "firebase-export-metadata.json";
 
 fn json_of(file: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+/// The JSON that a GET of `target` gives.
+fn get(server: &Server, target: &str) -> Value {
+    request(server.addr(), "GET", target, &[], b"").unwrap().json().unwrap()
 }
 
 /// A folder as the emulators write it, with something of another emulator in it.
@@ -48,8 +52,8 @@ fn launch(folder: &Path) -> Launch {
 fn a_folder_goes_in_and_comes_out() {
     let folder = exported();
     let server = launch(folder.path()).start().unwrap();
-    assert_eq!(get(server.addr(), "/.json?ns=demo-app-default-rtdb"), json!({"b": true}));
-    assert_eq!(get(server.addr(), "/list.json?ns=demo-app"), json!(["x", null, "y"]));
+    assert_eq!(get(&server, "/.json?ns=demo-app-default-rtdb"), json!({"b": true}));
+    assert_eq!(get(&server, "/list.json?ns=demo-app"), json!(["x", null, "y"]));
     write(server.addr(), "PUT", "/b.json?ns=demo-app-default-rtdb", "2");
     write(server.addr(), "PUT", "/c.json?ns=new", "3");
     write(server.addr(), "PUT", "/c.json?ns=empty", "3");
@@ -69,7 +73,7 @@ fn a_folder_goes_in_and_comes_out() {
     // Nothing of the exchange is left over, and the next server on a fresh folder takes it.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     let again = launch(folder.path()).start().unwrap();
-    assert_eq!(get(again.addr(), "/a.json?ns=demo-app&format=export"), json!({".value": 1, ".priority": "p"}));
+    assert_eq!(get(&again, "/a.json?ns=demo-app&format=export"), json!({".value": 1, ".priority": "p"}));
 }
 
 #[test]
@@ -79,9 +83,9 @@ fn the_first_start_has_no_folder_yet() {
     let server = launch(&folder).start().unwrap();
     write(server.addr(), "PUT", "/a.json?ns=demo-app", "1");
     quiet(server, &[]);
-    assert_eq!(json_of(&folder.join("database_export/demo-app.json")), json!(1));
+    assert_eq!(json_of(&folder.join("database_export/demo-app.json")), json!({"a": 1}));
     let server = launch(&folder).start().unwrap();
-    assert_eq!(get(server.addr(), "/a.json?ns=demo-app"), json!(1));
+    assert_eq!(get(&server, "/a.json?ns=demo-app"), json!(1));
 }
 
 #[test]
@@ -119,7 +123,7 @@ fn folders_of_others_are_left_alone() {
 #[test]
 fn the_hub_answers_in_dev_only() {
     let server = dev();
-    let answer = get(server.addr(), "/emulators");
+    let answer = get(&server, "/emulators");
     assert_eq!(answer["database"], json!({"name": "database", "host": "127.0.0.1", "port": server.addr().port()}));
     let listed = request(
         server.addr(),

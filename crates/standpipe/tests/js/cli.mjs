@@ -83,17 +83,16 @@ async function load(variables) {
   assert.deepEqual(await rest("GET", "/big.json", undefined, NS), data);
 }
 
-test("FIREBASE_DATABASE_EMULATOR_HOST: set, update, push, get, export", () => values(EMULATOR), 60_000);
-test("FIREBASE_DATABASE_EMULATOR_HOST: queries", () => queries(EMULATOR), 60_000);
-test("FIREBASE_DATABASE_EMULATOR_HOST: import", () => load(EMULATOR), 60_000);
-test("FIREBASE_REALTIME_URL: set, update, push, get, export", () => values(SERVER), 60_000);
-test("FIREBASE_REALTIME_URL: queries", () => queries(SERVER), 60_000);
+test("FIREBASE_DATABASE_EMULATOR_HOST: set, update, push, get, export", () => values(EMULATOR), 240_000);
+test("FIREBASE_DATABASE_EMULATOR_HOST: queries", () => queries(EMULATOR), 240_000);
+test("FIREBASE_DATABASE_EMULATOR_HOST: import", () => load(EMULATOR), 240_000);
+test("FIREBASE_REALTIME_URL: set, update, push, get, export", () => values(SERVER), 240_000);
 
 // Against an emulator the CLI asks before it removes anything, whatever --force says.
 test("FIREBASE_REALTIME_URL: import, remove", async () => {
   await load(SERVER);
   await firebase(SERVER, "database:remove", "/big", "--force");
   assert.equal(await rest("GET", "/big.json", undefined, NS), null);
-}, 60_000);
+}, 240_000);
 
 await run();
