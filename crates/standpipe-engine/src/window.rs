@@ -4,12 +4,14 @@
 //! Owns which way a query is answered: from an index, by key, or by looking at all children. Whether it is
 //! answered at all without an index is [`Database::check_index`]'s to say.
 
+mod steps;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use standpipe_tree::{
     Change, ChangeKind, Format, IndexValue, JsonStream, Leaf, Location, OrderBy, OwnedLeaf, PRIORITY, Path, Progress,
-    Query, QueryError, RowCursor as _, Selection, Write, decode_key, encode_key, is_priority_key, segment_len, select,
+    Query, QueryError, RowCursor, Selection, Write, decode_key, encode_key, is_priority_key, segment_len, select,
     select_indexed, write_json_string,
 };
 
@@ -144,6 +146,10 @@ impl Window {
     /// its order, what there is.
     pub fn advance(&mut self, snapshot: &Snapshot, touched: Touched<'_>) -> Result<Option<Vec<u8>>> {
         let touched = self.touched(touched);
+        self.move_to(snapshot, touched)
+    }
+
+    fn move_to(&mut self, snapshot: &Snapshot, touched: Option<HashSet<Box<str>>>) -> Result<Option<Vec<u8>>> {
         let mut json = vec![b'{'];
         match (&touched, self.query.limit) {
             (Some(children), None) => self.move_each(snapshot, children, &mut json)?,
@@ -207,6 +213,10 @@ impl Window {
 
     fn tell(&self, snapshot: &Snapshot, key: &str, json: &mut Vec<u8>) -> Result<()> {
         member(json, key);
+        self.value(snapshot, key, json)
+    }
+
+    fn value(&self, snapshot: &Snapshot, key: &str, json: &mut Vec<u8>) -> Result<()> {
         let child = self.path.child(key).map_err(Error::internal)?;
         let mut stream = JsonStream::new(self.format, false);
         while stream.fill(&mut snapshot.cursor(&child), json, usize::MAX)? == Progress::More {}
@@ -277,7 +287,11 @@ impl Ordered {
 /// What a child is ordered by; `None` where there is no such child, an inner `None` where nothing is.
 fn child_value(snapshot: &Snapshot, path: &Path, segment: &[u8], by: &OrderBy) -> Result<Option<Option<Ordered>>> {
     let child = [&path.encode()[..], segment].concat();
-    let mut cursor = snapshot.cursor_at(&child);
+    Ok(order_in(&mut snapshot.cursor_at(&child), by)?)
+}
+
+/// As [`child_value`], of the child that the cursor is at.
+fn order_in<'a, C: RowCursor<'a>>(cursor: &mut C, by: &OrderBy) -> Result<Option<Option<Ordered>>, C::Error> {
     let Some((first, _)) = cursor.seek(&[])? else { return Ok(None) };
     let at = match by {
         OrderBy::Key => return Ok(Some(None)),

@@ -2,16 +2,14 @@
 //! them were written to; here that becomes messages, in the order of revisions.
 //!
 //! News of a whole location is the change itself, encoded once for all sessions. A filtered listen, and one
-//! that has lagged, is read again: all of those of one round on one snapshot, and what came of each stands where
-//! the first of its changes does.
+//! that has lagged, is read again: all of those of one round on one snapshot. A window is told of each change
+//! that moved it ([`Window::follow`]), a value after a gap comes before all else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use standpipe_engine::{
-    Database, Delivery, Error, ErrorKind, Feed, Identity, Slot, Snapshot, TopicEvent, Touched, Window,
-};
+use standpipe_engine::{Database, Delivery, Error, ErrorKind, Feed, Identity, Slot, Snapshot, TopicEvent, Window};
 use standpipe_serve::{Class, Cost, Deadline, Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, JsonStream, Path, Progress, Query, RowCursor as _};
 use standpipe_wire::firebase::{Push, cancel, push};
@@ -90,8 +88,6 @@ pub(super) struct Listens {
 /// A listen that is read again.
 struct Again {
     slot: Slot,
-    /// Where among the news its message goes.
-    place: usize,
     path: Path,
     tag: Option<u64>,
     /// What has moved; nothing for the whole location.
@@ -111,8 +107,8 @@ impl Again {
     }
 }
 
-/// What came of reading a listen again.
-type Reread = (Again, Result<Option<Vec<u8>>, Error>);
+/// What came of reading a listen again: what to tell, each behind its revision.
+type Reread = (Again, Result<Vec<(u64, Vec<u8>)>, Error>);
 
 impl Listens {
     pub(super) fn new(database: &Arc<Database>) -> Self {
@@ -281,7 +277,7 @@ impl Listens {
         };
         let again = self.sort_out(session, delivered, &mut news);
         let snapshot = self.read_again(session, snapshot, again, &mut news).await?;
-        news.retain(|news| !news.message.is_empty());
+        news.sort_by_key(|news| news.rev);
         Ok((news, Some(snapshot)))
     }
 
@@ -298,8 +294,7 @@ impl Listens {
         listen.is_some_and(|listen| listen.filter.is_some() || matches!(delivery, Delivery::Lagged))
     }
 
-    /// Turns what is told as it is into messages, and says what is to be read again; each of those has a place
-    /// without a message among the news.
+    /// Turns what is told as it is into messages, and says what is to be read again.
     fn sort_out(&mut self, session: &Session, delivered: Vec<(Slot, Delivery)>, news: &mut Vec<News>) -> Vec<Again> {
         let mut again: Vec<Again> = Vec::new();
         // Where each slot stands among them.
@@ -324,26 +319,25 @@ impl Listens {
             }
             let filter = listen.filter.as_mut();
             let window = filter.and_then(|filter| Some((filter.window.take()?, filter.query.clone())));
-            let (place, path) = (news.len(), path.clone());
-            let mut one = Again { slot, place, path, tag: listen.tag, window, events: Vec::new(), lagged: false };
+            let mut one =
+                Again { slot, path: path.clone(), tag: listen.tag, window, events: Vec::new(), lagged: false };
             one.take(event);
             if one.lagged {
                 session.lagged();
             }
             places.insert(slot, again.len());
             again.push(one);
-            news.push(News { rev, message: Bytes::new() });
         }
         again
     }
 
-    /// Reads listens again, all on `snapshot`, and puts what came of each in its place.
+    /// Reads listens again, all on `snapshot`, and adds what came of each to the news.
     async fn read_again(
         &mut self,
         session: &Session,
         snapshot: Snapshot,
         again: Vec<Again>,
-        news: &mut [News],
+        news: &mut Vec<News>,
     ) -> Result<Snapshot, Error> {
         let limits = session.limits();
         let mut job_cost = Cost::Small;
@@ -361,20 +355,19 @@ impl Listens {
         };
         let deadline = Deadline::after(limits.request_ms_max);
         let (snapshot, reread) = run(session, Class::Read, job_cost, deadline, job).await?;
-        for (one, json) in reread {
+        for (one, moves) in reread {
             self.feed.start_after(one.slot, snapshot.rev());
-            news[one.place].message = match json {
-                Ok(Some(json)) => {
+            match moves {
+                Ok(moves) => news.extend(moves.into_iter().map(|(rev, json)| {
                     let kind = if one.window.is_some() && !one.lagged { Push::Merge } else { Push::Set };
-                    push(kind, one.path.as_str(), &json, one.tag).into()
-                }
-                Ok(None) => Bytes::new(),
+                    News { rev, message: push(kind, one.path.as_str(), &json, one.tag).into() }
+                })),
                 // It has grown beyond what may be read: the client is told that it sees it no more.
                 Err(error) => {
                     tracing::debug!(?error, "a listen ends");
-                    self.end(&one.path, one.tag)
+                    news.push(News { rev: 0, message: self.end(&one.path, one.tag) });
                 }
-            };
+            }
             let listen = self.listens.get_mut(one.slot.index()).and_then(Option::as_mut);
             if let (Some(filter), Some((window, _))) = (listen.and_then(|listen| listen.filter.as_mut()), one.window) {
                 filter.window = Some(window);
@@ -441,17 +434,17 @@ impl Look {
 
 fn reread(snapshot: &Snapshot, mut one: Again, children_max: usize, bytes_max: usize) -> Reread {
     let result = match one.window.take() {
-        None => whole(snapshot, &one.path, bytes_max).map(Some),
+        None => whole(snapshot, &one.path, bytes_max).map(|json| vec![(0, json)]),
         Some((_, query)) if one.lagged => {
             Window::open(snapshot, one.path.clone(), query.clone(), Format::Export, children_max).map(
                 |(window, json)| {
                     one.window = Some((window, query));
-                    Some(json)
+                    vec![(0, json)]
                 },
             )
         }
         Some((mut window, query)) => {
-            let moved = window.advance(snapshot, Touched::Events(&one.events));
+            let moved = window.follow(snapshot, &one.events);
             one.window = Some((window, query));
             moved
         }

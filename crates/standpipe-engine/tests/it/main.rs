@@ -9,6 +9,7 @@ mod leases;
 mod model;
 mod naive;
 mod shared_log;
+mod steps;
 mod store;
 mod support;
 mod watches;

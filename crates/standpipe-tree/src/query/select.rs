@@ -56,7 +56,8 @@ impl<'a> IndexValue<'a> {
         Leaf::decode(value).map_or(IndexValue::Absent, IndexValue::Leaf)
     }
 
-    pub(super) fn compare(&self, other: &IndexValue<'_>) -> Ordering {
+    /// Which comes first.
+    pub fn compare(&self, other: &IndexValue<'_>) -> Ordering {
         let rank = |value: &IndexValue<'_>| match value {
             IndexValue::Absent => 0,
             IndexValue::Leaf(_) => 1,
