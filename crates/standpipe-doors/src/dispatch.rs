@@ -134,6 +134,11 @@ impl Leases {
         Op::Arm { lease: self.of(database), location, rows }
     }
 
+    /// As [`Leases::on_close`], for several locations below `base`: all or none.
+    pub(crate) fn on_close_all(&self, database: &Database, base: Path, writes: Vec<(Location, Rows)>) -> Op {
+        Op::ArmMerge { lease: self.of(database), base, writes }
+    }
+
     /// The write that has all that is to be done when the connection goes done as whoever makes this write;
     /// `None` where there is nothing to do.
     pub(crate) fn done_as(&self, database: &Database) -> Option<Op> {

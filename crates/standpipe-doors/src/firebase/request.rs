@@ -152,7 +152,7 @@ impl Parsed {
             }
             What::Set(op) => op,
             What::Merge(base, merge) if change == Change::MergeOnEnd => {
-                leases.on_close_merge(database, base, merge.writes)
+                leases.on_close_all(database, base, merge.writes)
             }
             What::Merge(base, merge) => Op::Merge { base, writes: merge.writes },
             What::Nothing(path) => leases.forget(database, path),
