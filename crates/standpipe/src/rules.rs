@@ -45,6 +45,7 @@ fn check(arguments: &RulesCheckArgs, out: &mut dyn Write) -> Result<()> {
 
 /// Refuses a folder without that database, which opening would make.
 fn check_folder(dir: &Path, name: &str) -> Result<()> {
+    std::fs::read_dir(dir).map_err(|error| Failure::file(dir, &error))?;
     if database_names(dir)?.iter().any(|have| have == name) {
         return Ok(());
     }

@@ -38,26 +38,26 @@ pub(super) fn write<T: Tree>(
     let written = Written::new(change);
     let machine = Machine::new(&rules.code, request, before, Some(&written));
     let mut walk = Walk { rules, kind: RuleKind::Write, machine, trace: request.trace, frames: Vec::with_capacity(8) };
-    let mut refusal = None;
+    let denied = |refusal: Refusal, key: &[u8]| {
+        // Which of the locations written it was.
+        let path = Path::decode(key).unwrap_or_else(|| change.base.clone());
+        Ok(Verdict::Denied(refusal.denial(rules, Method::Write, &path)))
+    };
     for (key, _) in written.targets() {
-        refusal = walk.grant(&key)?;
-        if refusal.is_some() {
-            break;
+        if let Some(refusal) = walk.grant(&key)? {
+            return denied(refusal, &key);
         }
     }
-    if refusal.is_none() && rules.root.validates {
-        walk.start(RuleKind::Validate);
-        for (key, rows) in written.targets() {
-            refusal = walk.validate(&key, rows)?;
-            if refusal.is_some() {
-                break;
-            }
+    if !rules.root.validates {
+        return Ok(Verdict::Allowed);
+    }
+    walk.start(RuleKind::Validate);
+    for (key, rows) in written.targets() {
+        if let Some(refusal) = walk.validate(&key, rows)? {
+            return denied(refusal, &key);
         }
     }
-    Ok(match refusal {
-        None => Verdict::Allowed,
-        Some(refusal) => Verdict::Denied(refusal.denial(rules, Method::Write, &change.base)),
-    })
+    Ok(Verdict::Allowed)
 }
 
 /// A rule that says no; or that there is none.

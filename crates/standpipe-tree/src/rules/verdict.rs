@@ -52,7 +52,7 @@ pub enum RuleKind {
 pub struct Denial {
     /// What was asked for.
     pub method: Method,
-    /// Of which location.
+    /// Of which location; of several that are written at once, the one that is refused.
     pub path: Path,
     /// The path of the rule that decided, as in the rules text: `/users/$uid`.
     pub rule_path: String,

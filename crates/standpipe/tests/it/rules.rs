@@ -180,7 +180,9 @@ fn rules_are_checked_offline() {
     let told = cli.ok(&["rules", "check", "good.json", "--data", "folder"]);
     assert!(told.contains("/users/bob/name .validate is not true: newData.isString()\n"), "{told}");
     assert!(told.ends_with("folder: 2 values that .validate refuses, judged as nobody signed in\n"), "{told}");
-    assert!(cli.fails(1, &["rules", "check", "good.json", "--data", "nowhere"]).contains("no database"));
+    assert!(cli.fails(1, &["rules", "check", "good.json", "--data", "nowhere"]).contains("nowhere: No such file"));
+    let told = cli.fails(1, &["rules", "check", "good.json", "--data", "folder", "--db", "other"]);
+    assert!(told.contains("folder holds no database other"), "{told}");
 }
 
 #[test]
