@@ -65,7 +65,7 @@ pub(super) struct Compiled {
 pub(super) fn compile(text: &str) -> Result<Compiled, RulesError> {
     let mut compiler = Compiler::new();
     let mut root = RuleNode::default();
-    match read(text).and_then(|document| rules_of(document)) {
+    match read(text).and_then(rules_of) {
         Err(problem) => compiler.problems.push(problem),
         Ok(rules) => root = compiler.node(&rules),
     }
