@@ -6,6 +6,8 @@ use standpipe_serve::Outcome;
 use standpipe_serve::Refusal;
 use standpipe_wire::resp;
 
+use crate::auth::EXPIRED;
+
 /// Longest error that a line holds.
 const SENTENCE_CHARS_MAX: usize = 1_000;
 
@@ -92,9 +94,6 @@ pub(crate) fn firebase_status(error: &Error) -> &'static str {
         ErrorKind::Internal => "internal_error",
     }
 }
-
-/// What a client is told whose credential has had its time.
-pub(crate) const EXPIRED: &str = "Auth token is expired";
 
 /// How a request ended that was answered with an error.
 pub(crate) fn outcome(kind: ErrorKind) -> Outcome {

@@ -224,7 +224,7 @@ fn diagnose(text: &str) -> Malformed {
         return Malformed::Envelope("'r' must be a whole number, 0 or more");
     };
     let request = |field, expected| Malformed::Request { number, wrong: WrongField { field, expected } };
-    if !a.is_some_and(|a| serde_json::from_str::<Text<'_>>(a.get()).is_ok()) {
+    if a.is_none_or(|a| serde_json::from_str::<Text<'_>>(a.get()).is_err()) {
         return request("a", "a string");
     }
     match b.map(|b| serde_json::from_str::<Body<'_>>(b.get())) {

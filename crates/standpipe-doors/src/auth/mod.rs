@@ -317,7 +317,7 @@ impl Credentials {
 }
 
 /// What clients match on (firebase-rtdb §9.6).
-const EXPIRED: &str = "Auth token is expired";
+pub(crate) const EXPIRED: &str = "Auth token is expired";
 
 fn unbelieved(cause: Unbelieved) -> Error {
     match cause {

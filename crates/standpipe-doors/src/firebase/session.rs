@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use standpipe_engine::{Committed, Database, Error, ErrorKind, Identity, Op};
-use standpipe_serve::{BytesPermit, Class, CloseReason, Cost, Deadline, Outcome, RequestGuard, Session};
+use standpipe_serve::{BytesPermit, Class, CloseReason, Cost, Deadline, Outcome, Refusal, RequestGuard, Session};
 use standpipe_tree::Path;
 use standpipe_wire::firebase::{self as wire, Malformed, Message, Request};
 use tokio::time::{Instant, sleep_until};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Context;
 use super::listens::{Listens, News};
 use super::request::{Change, Refused, Unread, ask};
-use crate::auth::{Caller, Identified};
+use crate::auth::{Caller, EXPIRED, Identified};
 use crate::dispatch::{Leases, Write, refused, run};
 use crate::fault;
 
@@ -99,7 +99,14 @@ impl From<CloseReason> for End {
 impl From<Error> for End {
     fn from(error: Error) -> Self {
         fault::log(&error);
-        Self { reason: CloseReason::Internal, words: error.message().to_owned() }
+        let reason = match error.kind() {
+            ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Deadline => {
+                let retry_ms = error.retry_after().map_or(0, |after| after.as_millis() as u32);
+                CloseReason::Refused(Refusal::QueueFull { retry_ms })
+            }
+            _ => CloseReason::Internal,
+        };
+        Self { reason, words: error.message().to_owned() }
     }
 }
 
@@ -247,7 +254,7 @@ impl<L: Link> Talk<L> {
     /// The credential has had its time.
     async fn expire(&mut self) -> Result<(), End> {
         self.settle().await?;
-        self.say(wire::auth_revoked("expired_token", fault::EXPIRED));
+        self.say(wire::auth_revoked("expired_token", EXPIRED));
         self.be(Identified { identity: Identity::Anonymous, expires_at: None }).await
     }
 
@@ -506,9 +513,10 @@ impl<L: Link> Talk<L> {
 
     /// From here on the client is somebody else, or the same for longer.
     async fn be(&mut self, who: Identified) -> Result<(), End> {
-        self.expires_at = who.expires_at.map(|at| {
+        // An end beyond what the clock can tell is none.
+        self.expires_at = who.expires_at.and_then(|at| {
             let left = at.duration_since(SystemTime::now()).unwrap_or_default();
-            Instant::now() + left
+            Instant::now().checked_add(left)
         });
         if who.identity != *self.listens.identity() {
             for message in self.listens.judge(who.identity).await? {

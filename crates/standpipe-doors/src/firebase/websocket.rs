@@ -124,6 +124,8 @@ pub(crate) struct WebSocket {
 
 impl WebSocket {
     fn new(stream: Stream, session: Session) -> Self {
+        // Who never says a word is lost like who says none any more.
+        session.due(CloseReason::IdleTimeout, session.limits().ws_silence_ms_max);
         Self {
             stream,
             session,

@@ -196,7 +196,7 @@ impl<'w> Steps<'w> {
         });
         match better {
             // What is outside may be better than this one.
-            _ if !full && !(self.outside && was_shown) => self.show(key, order, json),
+            _ if !full && (!self.outside || !was_shown) => self.show(key, order, json),
             Some(true) if full && self.holes > 0 => {
                 self.holes -= 1;
                 self.show(key, order, json);

@@ -99,7 +99,7 @@ fn every_event_comes_once_and_in_order() {
         .map(|writer| {
             let database = database.clone();
             std::thread::spawn(move || {
-                let mut random = Random(seed ^ (writer + 1) * 7919);
+                let mut random = Random(seed ^ ((writer + 1) * 7919));
                 let write = |n| {
                     let at = PATHS[random.below(PATHS.len() - 1) + 1];
                     (set(&database, at, &format!("{}", writer * 1_000_000 + n)), at)
