@@ -3,9 +3,10 @@
 
 use std::process::Command;
 
+use standpipe_engine::{Identity, Op};
 use tempfile::TempDir;
 
-use crate::support::{get, merge, open};
+use crate::support::{get, merge, open, write_as};
 
 const CHILD: &str = "STANDPIPE_TEST_FAULT_DIR";
 
@@ -36,7 +37,12 @@ fn a_death_around_the_commit_leaves_whole_groups() {
     for (point, expected) in [("before_commit", r#"{"kept":0}"#), ("after_commit", r#"{"kept":0,"left":1,"right":1}"#)]
     {
         let dir = TempDir::new().unwrap();
-        merge(&open(&dir), "/", r#"{"kept":0}"#);
+        let database = open(&dir);
+        // An index, too, is there as of a whole group; `verify` compares it with the tree.
+        let rules = r#"{"rules": {".read": true, ".write": true, ".indexOn": ".value"}}"#;
+        write_as(&database, Op::Rules(rules.into()), None, Identity::Admin).unwrap();
+        merge(&database, "/", r#"{"kept":0}"#);
+        drop(database);
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "faults::child_that_dies", "--nocapture"])
             .env(CHILD, dir.path())

@@ -3,12 +3,12 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use standpipe_engine::{LocalLog, Log, SimFaults, SimLog};
+use standpipe_engine::{Identity, LocalLog, Log, Op, SimFaults, SimLog};
 use standpipe_tree::{Format, ParseLimits, parse_value};
 use tempfile::TempDir;
 
 use crate::naive::Node;
-use crate::support::{config, get_as, merge_op, open, open_with, set_op, write};
+use crate::support::{config, get_as, merge_op, open, open_with, set_op, write, write_as};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -146,6 +146,8 @@ proptest! {
         let first = open_with(&config(&one), Box::new(log.clone()));
         // A tree takes the log's identity with its first record.
         write(&first, set_op("/first", "true")).unwrap();
+        let rules = r#"{"rules": {".read": true, ".write": true, ".indexOn": ["a", ".value"], "$x": {".indexOn": "b"}}}"#;
+        write_as(&first, Op::Rules(rules.into()), None, Identity::Admin).unwrap();
         for step in &steps {
             write(&first, op(step)).unwrap();
         }
@@ -154,6 +156,8 @@ proptest! {
         crate::shared_log::wait_for(&second, rev);
         let (one, two) = (first.try_snapshot().unwrap(), second.try_snapshot().unwrap());
         prop_assert_eq!(one.state(), two.state());
+        // The index is what the tree and the rules make, in both.
+        prop_assert_eq!(one.verify().unwrap(), two.verify().unwrap());
         prop_assert_eq!(get_as(&first, "/", Format::Export), get_as(&second, "/", Format::Export));
     }
 }
