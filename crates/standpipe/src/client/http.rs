@@ -5,16 +5,19 @@ mod connection;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use super::{Call, Verb, token};
@@ -40,7 +43,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// A server, a database of it, and a credential.
 pub(crate) struct Client {
     runtime: tokio::runtime::Runtime,
-    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    tls: Arc<ClientConfig>,
     server: Server,
     db: Option<String>,
     authorization: Option<header::HeaderValue>,
@@ -76,10 +80,17 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_MAX));
         connector.set_nodelay(true);
-        let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+        connector.enforce_http(false);
         let server = Server::at(url)?;
+        let tls = tls(server.is_https())?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let http = legacy::Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
         let authorization = authorization(access, &server)?;
-        Ok(Self { runtime, http, server, db: access.db.clone(), authorization })
+        Ok(Self { runtime, http, tls: Arc::new(tls), server, db: access.db.clone(), authorization })
     }
 
     /// A client that takes the Unix socket of a server on this machine, where one was announced and answers.
@@ -378,7 +389,28 @@ fn resource(path: &str) -> String {
     format!("/{}.json", segments.join("/"))
 }
 
+/// What this client trusts: the roots of this machine, or those in the file that SSL_CERT_FILE names. Reading
+/// them takes a while, so only where they are needed.
+fn tls(needed: bool) -> Result<ClientConfig> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::failed(format!("no root certificates: {error}"))
+            .help("install ca-certificates, or name a file of certificates in SSL_CERT_FILE")
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?;
+    let builder = match needed {
+        true => builder.with_native_roots().map_err(|error| failed(&error))?,
+        false => builder.with_root_certificates(RootCertStore::empty()),
+    };
+    Ok(builder.with_no_client_auth())
+}
+
 impl Server {
+    fn is_https(&self) -> bool {
+        self.base.starts_with("https://")
+    }
+
     /// The server that a URL names: `http://HOST:PORT`, or `unix:PATH` for its socket.
     fn at(url: &str) -> Result<Self> {
         match url.strip_prefix("unix:") {
@@ -395,16 +427,19 @@ impl Server {
 fn base(url: &str) -> Result<String> {
     let wrong = |why: &str| {
         Failure::usage(format!("{url:?} is no server's URL: {why}"))
-            .help("use http://HOST:PORT, such as http://127.0.0.1:9000, or unix:PATH")
+            .help("use http://HOST:PORT, such as http://127.0.0.1:9000, https://HOST, or unix:PATH")
     };
     let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
     match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(authority)) if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
-            Ok(format!("http://{authority}"))
+        (Some(scheme @ ("http" | "https")), Some(authority))
+            if matches!(uri.path(), "" | "/") && uri.query().is_none() =>
+        {
+            Ok(format!("{scheme}://{authority}"))
         }
-        (Some("http"), Some(_)) => Err(wrong("a path goes into an argument of its own, a database into --db")),
-        (Some("https"), _) => Err(wrong("this version speaks http only")),
-        _ => Err(wrong("it does not begin with http://")),
+        (Some("http" | "https"), Some(_)) => {
+            Err(wrong("a path goes into an argument of its own, a database into --db"))
+        }
+        _ => Err(wrong("it does not begin with http:// or https://")),
     }
 }
 
@@ -414,6 +449,7 @@ fn authorization(access: &AccessArgs, server: &Server) -> Result<Option<header::
         Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),
         None => access.token.clone().or_else(|| match &server.socket {
             Some(socket) => token::find_by_socket(socket),
+            // What was announced is for this machine, and here over plain HTTP.
             None => token::find(server.base.strip_prefix("http://")?),
         }),
     };
@@ -506,7 +542,9 @@ mod tests {
         check("http://[::1]:9000/", Ok("http://[::1]:9000"));
         check("unix:/run/standpipe.sock", Ok("unix:/run/standpipe.sock"));
         check("unix:", Err("no server's URL"));
-        check("https://h", Err("http only"));
+        check("https://h", Ok("https://h"));
+        check("https://h/a", Err("path"));
+        check("ftp://h", Err("https://"));
         check("127.0.0.1:9000", Err("http://HOST:PORT"));
         check("http://h/a.json", Err("a path"));
         check("http://h/?ns=x", Err("--db"));

@@ -69,6 +69,25 @@ fn both_versions_of_http_are_spoken_over_tls() {
 }
 
 #[test]
+fn the_commands_speak_https() {
+    let server = https(&Folder::new(), &[]);
+    let url = format!("https://localhost:{}", server.door("https").unwrap().rsplit_once(':').unwrap().1);
+    let run = |arguments: &[&str], trusted: &str| {
+        let token = server.data().join("admin.token").display().to_string();
+        let mut command = Command::new(binary());
+        command.args(arguments).args(["--url", &url, "--token-file", &token]).env("SSL_CERT_FILE", trusted);
+        command.output().unwrap()
+    };
+    let ca = certificate(&server);
+    assert!(run(&["put", "/a", "7"], &ca).status.success());
+    assert_eq!(text(&run(&["get", "/a"], &ca)).trim(), "7");
+    assert_eq!(text(&run(&["watch", "/a", "--once"], &ca)).trim(), "7");
+    let told = run(&["get", "/a"], "/etc/ssl/certs/ca-certificates.crt");
+    assert!(!told.status.success() && String::from_utf8_lossy(&told.stderr).contains("certificate"), "{told:?}");
+    quiet(server, &[]);
+}
+
+#[test]
 fn who_is_not_whom_the_certificate_names_is_not_talked_to() {
     let server = https(&Folder::new(), &[]);
     let ca = certificate(&server);
@@ -233,6 +252,16 @@ fn moving_out_as_it_is_typed() {
     let denied = text(&curl(&server, &ca, NAME, &[], "/tanks.json"));
     assert_eq!(denied, r#"{"error":"Permission denied"}"#);
     assert_eq!(text(&curl(&server, &ca, NAME, &["-H", &admin(&server)], "/tanks/t1/level.json")), "0.5");
+    // From elsewhere, where the authority is trusted; and not where it is not.
+    let far = |trusted: &str| {
+        let url = format!("https://localhost:{}", server.door("https").unwrap().rsplit_once(':').unwrap().1);
+        let token = server.data().join("admin.token").display().to_string();
+        let mut command = Command::new(binary());
+        command.args(["export", "/", "--url", &url, "--token-file", &token]).env("SSL_CERT_FILE", trusted);
+        command.output().unwrap()
+    };
+    let wrong_name = far(&ca);
+    assert!(!wrong_name.status.success() && String::from_utf8_lossy(&wrong_name.stderr).contains("certificate"));
     // On the machine itself, without a word about who or where.
     assert_eq!(run(&["export", "/", "--url", &server.url()]).trim(), r#"{"tanks":{"t1":{"level":0.5}}}"#);
     quiet(server, &["can't fetch the keys that check tokens"]);

@@ -9,9 +9,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::{ANSWER_MAX, CONNECT_MAX, Client, SILENCE_MAX, accepted, header_value};
 use crate::client::Call;
@@ -23,7 +25,7 @@ impl Client {
     /// # Errors
     /// As [`crate::client::Target::call`].
     pub(in crate::client) async fn connect(&self) -> Result<Connection<'_>> {
-        let host = header_value("the URL", self.server.base.strip_prefix("http://").expect("base made the URL"))?;
+        let host = header_value("the URL", self.server.base.split_once("://").map_or("", |(_, authority)| authority))?;
         #[cfg(unix)]
         if let Some(path) = &self.server.socket {
             let stream = timeout(CONNECT_MAX, tokio::net::UnixStream::connect(path)).await;
@@ -32,12 +34,24 @@ impl Client {
         }
         let stream = timeout(CONNECT_MAX, self.tcp()).await;
         let stream = stream.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error, true))?;
-        Ok(Connection { client: self, sender: self.handshake(stream).await?, host })
+        let sender = match self.server.is_https() {
+            false => self.handshake(stream).await?,
+            true => {
+                let uri: Uri = self.server.base.parse().expect("base made the URL");
+                let name = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let name = ServerName::try_from(name).map_err(|error| self.unreachable(&error, false))?;
+                let shaken = timeout(CONNECT_MAX, TlsConnector::from(self.tls.clone()).connect(name, stream)).await;
+                let stream = shaken.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error, false))?;
+                self.handshake(stream).await?
+            }
+        };
+        Ok(Connection { client: self, sender, host })
     }
 
     async fn tcp(&self) -> std::io::Result<TcpStream> {
         let uri: Uri = self.server.base.parse().expect("base made the URL");
-        let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+        let (host, port) =
+            (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(if self.server.is_https() { 443 } else { 80 }));
         let host = host.trim_start_matches('[').trim_end_matches(']');
         TcpStream::connect((host, port)).await
     }
