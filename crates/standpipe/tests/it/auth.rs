@@ -14,7 +14,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use standpipe_testkit::http::{Stream, request};
 use standpipe_testkit::lines::Lines;
-use standpipe_testkit::{LIMIT, Launch, Server, binary, until};
+use standpipe_testkit::{LIMIT, Launch, Server, WebSocket, binary, until};
 
 use crate::support::{metric_of, quiet};
 
@@ -174,6 +174,65 @@ fn a_credential_that_ends_ends_what_it_opened() {
     let ended = Instant::now() + Duration::from_millis(1_500);
     assert!(until(|| Instant::now() >= ended));
     assert_eq!(line.ask("GET a").unwrap(), "null");
+    quiet(server, &[]);
+}
+
+#[test]
+fn the_firebase_session_believes_no_more_than_rest_does() {
+    let folder = Folder::new();
+    let signer = Signer::new(&folder, "one");
+    folder.key("own", "EdDSA");
+    let provider = Provider::new(Says::Keys(vec![signer.jwk()]));
+    let own = format!("key:{}", folder.text("own.pub"));
+    let config = format!("[auth]\nfirebase_keys_url = \"{}\"\n", provider.url);
+    folder.write("c.toml", &config);
+    let server = folder.serve(&["--config", &folder.text("c.toml"), "--auth", "firebase:demo", "--auth", &own]);
+    let mut socket = WebSocket::open(server.addr(), "/.ws?v=5&ns=default").unwrap();
+    assert_eq!(socket.json().unwrap()["d"]["t"], "h");
+    let mut number = 0;
+    // Of what comes only the answer counts.
+    let mut ask = |action: &str, body: Value| {
+        number += 1;
+        let request = json!({ "t": "d", "d": { "r": number, "a": action, "b": body } });
+        socket.text(&request.to_string()).unwrap();
+        loop {
+            let told = socket.json().unwrap();
+            if told["d"]["r"] == number {
+                return told["d"]["b"]["s"].as_str().unwrap().to_owned();
+            }
+        }
+    };
+    let good = folder.token("own", &["--uid", "maya"]);
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJtYXlhIn0.";
+    for bad in [
+        "owner",
+        "",
+        "x",
+        unsigned,
+        &format!("{unsigned}x"),
+        &format!("{head}."),
+        &format!("{head}.{}", "A".repeat(signature.len())),
+        &signer.token(json!({ "aud": "other" })),
+        &signer.token(json!({ "iss": "https://securetoken.google.com/other" })),
+        &signer.token(json!({ "iat": 99_999_999_999_u64 })),
+        &signer.token(json!({ "sub": "" })),
+        &folder.token("own", &["--uid", "m", "--audience", "bank"]),
+    ] {
+        for action in ["auth", "gauth"] {
+            assert_eq!(ask(action, json!({ "cred": bad })), "invalid_token", "{action} {bad}");
+            assert_eq!(ask("g", json!({ "p": "/a" })), "permission_denied", "{action} {bad}");
+        }
+    }
+    let expired = signer.token(json!({ "exp": 1_000_000_000 }));
+    assert!(["expired_token", "invalid_token"].contains(&ask("auth", json!({ "cred": expired })).as_str()));
+    assert_eq!(ask("auth", json!({ "cred": good })), "ok");
+    assert_eq!(ask("g", json!({ "p": "/a" })), "ok");
+    // Acting as somebody else is for administrators.
+    assert_ne!(ask("gauth", json!({ "cred": good, "authvar": { "uid": "eve" } })), "ok");
+    assert_eq!(ask("auth", json!({ "cred": signer.token(json!({})) })), "ok");
+    assert_eq!(ask("unauth", json!({})), "ok");
+    assert_eq!(ask("g", json!({ "p": "/a" })), "permission_denied");
     quiet(server, &[]);
 }
 

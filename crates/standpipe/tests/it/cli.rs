@@ -496,5 +496,5 @@ fn settings_are_shown_with_where_they_come_from() {
         line("connections_max").contains("99") && line("connections_max").contains("STANDPIPE_LIMITS_CONNECTIONS_MAX"),
         "{told}"
     );
-    assert!(line("listen").contains("127.0.0.1:7") && line("listen").contains("--listen"), "{told}");
+    assert!(line("listen =").contains("127.0.0.1:7") && line("listen =").contains("--listen"), "{told}");
 }
