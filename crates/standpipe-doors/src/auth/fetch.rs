@@ -80,9 +80,9 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// `max-age` of a Cache-Control header (RFC 9111 §5.2.2); nothing is fresh that says it is not to be kept.
 fn max_age(value: &str) -> Option<Duration> {
-    let mut directives = value.split(',').map(|part| part.trim().to_ascii_lowercase());
+    let directives = value.split(',').map(|part| part.trim().to_ascii_lowercase());
     let mut age = None;
-    while let Some(directive) = directives.next() {
+    for directive in directives {
         match directive.split_once('=') {
             Some(("max-age", seconds)) => age = seconds.trim_matches('"').parse().ok().map(Duration::from_secs),
             None if directive == "no-store" || directive == "no-cache" => return Some(Duration::ZERO),
