@@ -297,7 +297,7 @@ impl Limits {
 
     /// Memory the serving limits allow in the worst case, in bytes: every connection in the middle
     /// of a request with a full head and a full chunk of its reply waiting, all bodies, all queues
-    /// full, all workers building a chunk, and one database's writer queue full. Not counted: more
+    /// full, all workers building a chunk, and one database's writer queue full. Not counted: TLS (about 10 KiB a connection), more
     /// than one stream of an HTTP/2 connection, the engine's rings and the page cache.
     pub fn worst_case_bytes(&self) -> u64 {
         let connection = CONNECTION_BYTES + self.request_head_bytes_max + self.reply_chunk_bytes;
