@@ -338,7 +338,7 @@ mod tests {
 
     fn encode(text: &str) -> String {
         let mut data = BASE64.encode(text).trim_end_matches('=').to_owned();
-        while data.len() % 4 > 0 {
+        while !data.len().is_multiple_of(4) {
             data.push('.');
         }
         data

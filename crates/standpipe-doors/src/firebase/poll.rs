@@ -272,7 +272,7 @@ pub(super) struct PollLink {
     poll: Arc<Poll>,
     /// The client has said its last word here and goes on over a WebSocket.
     moving: bool,
-    moved: Option<Moved>,
+    moved: Option<Box<Moved>>,
 }
 
 impl PollLink {

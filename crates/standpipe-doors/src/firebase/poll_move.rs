@@ -25,7 +25,7 @@ pub(super) enum Move {
     /// A socket is there; whether it works is being tried.
     Trying,
     /// It works, and the client writes to it.
-    Ready(Moved),
+    Ready(Box<Moved>),
     /// The session is there.
     Done,
 }
@@ -93,7 +93,7 @@ impl Attempt {
         self.0.with_move(|moving| {
             // Not when the session has ended meanwhile.
             if matches!(moving, Move::Trying) {
-                *moving = Move::Ready(moved);
+                *moving = Move::Ready(Box::new(moved));
             }
         });
     }

@@ -26,7 +26,9 @@ fn check(limits: &str, scenario: impl FnOnce(SocketAddr)) {
 pub(crate) fn check_in(databases: &[&str], limits: &str, scenario: impl FnOnce(SocketAddr)) {
     let (server, _config) = dev_with(&format!("[limits]\n{limits}"));
     let addr = server.addr();
-    databases.iter().for_each(|name| drop(write(addr, "PUT", &format!("/.json?ns={name}"), "null")));
+    for name in databases {
+        write(addr, "PUT", &format!("/.json?ns={name}"), "null");
+    }
     write(addr, "PUT", "/kept.json", r#"{"a":1}"#);
     // Buffers that a first use makes are no leak.
     for n in 0..50 {
