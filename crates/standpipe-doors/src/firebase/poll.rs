@@ -137,6 +137,11 @@ impl Poll {
         }
     }
 
+    /// A request is there: it is the newest, and while it is there the client is.
+    pub(super) fn arrive(&self) -> OpenRequest<'_> {
+        OpenRequest::new(self)
+    }
+
     /// Takes what a request brought, once there is room for it. While the session waits for room itself it is taken in
     /// any case: the same request will make room.
     pub(super) async fn feed(&self, pieces: &[Piece<'_>]) {
@@ -147,7 +152,6 @@ impl Poll {
         let (room, bytes_max) = (limits.poll_buffer_bytes_max, limits.ws_message_bytes_max);
         self.wait(|state| (state.inbox_bytes < room || state.outbox_bytes > room || state.is_closed()).then_some(()))
             .await;
-        self.session.add_bytes(pieces.iter().map(|piece| piece.data.len() as u64).sum(), 0);
         let taken = {
             let mut state = self.state.lock();
             if state.is_closed() {
@@ -159,24 +163,6 @@ impl Poll {
             Ok(()) => self.changed.notify_waiters(),
             Err(reason) => self.leave(reason),
         }
-    }
-
-    /// What a request is answered: what the session says, as soon as it says something; nothing, when `hold` has passed
-    /// or a newer request is there; that it is over, when it is.
-    pub(super) async fn answer(self: &Arc<Self>, hold: Duration) -> Vec<u8> {
-        let open = OpenRequest::new(self);
-        let answer = self.wait(|state| {
-            let due = !state.outbox.is_empty() || state.newest != open.turn || state.over;
-            due.then(|| state.respond())
-        });
-        let answer = match timeout(hold, answer).await {
-            Ok(answer) => answer,
-            Err(_) => self.state.lock().respond(),
-        };
-        // There is room for more.
-        self.changed.notify_waiters();
-        self.session.add_bytes(0, answer.len() as u64);
-        answer
     }
 
     /// Whether the client was told to close: no request of it has anything to say or to hear.
@@ -234,13 +220,15 @@ impl State {
 }
 
 /// A request that waits. While there is none the client may be gone, and the session's deadline runs.
-struct OpenRequest<'a> {
-    poll: &'a Arc<Poll>,
+pub(super) struct OpenRequest<'a> {
+    poll: &'a Poll,
     turn: u64,
 }
 
 impl<'a> OpenRequest<'a> {
-    fn new(poll: &'a Arc<Poll>) -> Self {
+    fn new(poll: &'a Poll) -> Self {
+        // Its bytes are counted where they travel.
+        poll.session.add_bytes(0, 0);
         let turn = {
             let mut state = poll.state.lock();
             state.open_requests += 1;
@@ -251,11 +239,28 @@ impl<'a> OpenRequest<'a> {
         poll.changed.notify_waiters();
         Self { poll, turn }
     }
+
+    /// What it is answered: what the session says, as soon as it says something; nothing, when `hold` has passed or a
+    /// newer request is there; that it is over, when it is.
+    pub(super) async fn answer(self, hold: Duration) -> Vec<u8> {
+        let Self { poll, turn } = &self;
+        let answer = poll.wait(|state| {
+            let due = !state.outbox.is_empty() || state.newest != *turn || state.over;
+            due.then(|| state.respond())
+        });
+        let answer = match timeout(hold, answer).await {
+            Ok(answer) => answer,
+            Err(_) => poll.state.lock().respond(),
+        };
+        // There is room for more.
+        poll.changed.notify_waiters();
+        answer
+    }
 }
 
 impl Drop for OpenRequest<'_> {
     fn drop(&mut self) {
-        let Poll { state, session, .. } = &**self.poll;
+        let Poll { state, session, .. } = self.poll;
         let mut state = state.lock();
         state.open_requests -= 1;
         // After a move it is the socket that tells whether somebody is there.

@@ -37,8 +37,9 @@ pub(crate) async fn answer(
         Request::Poll { who, pieces } => match polls.find(who) {
             None => wire::close(None),
             Some(poll) => {
+                let open = poll.arrive();
                 poll.feed(&pieces).await;
-                let answer = poll.answer(hold).await;
+                let answer = open.answer(hold).await;
                 if poll.is_done() {
                     polls.forget(&poll);
                 }
@@ -66,6 +67,6 @@ async fn start(
     branch.map_err(|refusal| Error::overloaded(refusal.to_string(), refusal.retry_after()))?;
     let poll = opened.expect("a branch is served");
     let mut script = wire::start(page, poll.id(), poll.password());
-    script.extend_from_slice(&poll.answer(hold).await);
+    script.extend_from_slice(&poll.arrive().answer(hold).await);
     Ok(script)
 }

@@ -84,6 +84,49 @@ fn a_session_by_long_polling() {
     });
 }
 
+/// The same random requests over both transports are answered with the same, and tell the same, in the same order.
+#[test]
+fn both_transports_say_the_same() {
+    let mut random = Random::new();
+    check(HOLD, |addr| {
+        let (mut by_socket, mut by_polls) = (fire(addr), poller(addr));
+        for _ in 0..150 {
+            let path = ["", "/a", "/a/b", "/a/b/c", "/d", "/d/.priority"][random.below(6) as usize];
+            let value = match random.below(7) {
+                0 => Value::Null,
+                1 => json!(random.below(10)),
+                2 => json!({"a": random.below(3), "b": {"c": true}}),
+                3 => json!({".value": "x", ".priority": random.below(3)}),
+                4 => json!({"a/b": null, "d": [1, 2]}),
+                5 => json!({".sv": {"increment": 1}}),
+                _ => json!("y".repeat(random.below(6_000) as usize)),
+            };
+            let tag = 1 + random.below(2);
+            let index = [".key", ".value", "a"][random.below(3) as usize];
+            let query = json!({"i": index, "l": 2});
+            let (action, mut body) = match random.below(9) {
+                0..3 => ("p", json!({"d": value})),
+                3 => ("m", json!({"d": value})),
+                4 => ("q", json!({"h": ""})),
+                5 => ("q", json!({"h": "", "q": query, "t": tag})),
+                6 => ("n", if tag == 1 { json!({}) } else { json!({"q": query, "t": tag}) }),
+                7 => ("g", json!({"q": query})),
+                _ => ("p", json!({"d": value, "h": "stale"})),
+            };
+            let mut ask = |under: &str, ask: &mut dyn FnMut(&str, Value) -> (String, Value, Vec<Value>)| {
+                body["p"] = format!("/{under}{path}").into();
+                let (status, data, pushed) = ask(action, body.clone());
+                let told = json!([status, data, pushed]).to_string();
+                told.replace(&format!("{under}/"), "").replace(under, "")
+            };
+            let one = ask("zq1", &mut |action, body| by_socket.ask(action, body).unwrap());
+            let two = ask("zq2", &mut |action, body| by_polls.ask(action, body).unwrap());
+            assert_eq!(one, two, "{action} {body}");
+        }
+        clear(addr);
+    });
+}
+
 /// A member of that name would be the prototype of the object in a script that says it plainly.
 #[test]
 fn keys_that_mean_something_in_a_script() {
@@ -313,9 +356,11 @@ fn requests_that_break_off() {
         let mut client = poller(addr);
         client.ok("q", json!({"p": "/a", "h": ""})).unwrap();
         for n in 0..20 {
-            let mut conn = Conn::open(addr).unwrap();
-            conn.send(&conn.encode("GET", &client.target(""), &[], b"").unwrap()).unwrap();
-            drop(conn);
+            // The second is there when the first is answered.
+            client.request("").unwrap();
+            client.request("").unwrap();
+            client.break_off().unwrap();
+            // Two of the client, its session, the good client, the question.
             assert!(until(|| metric(addr, "standpipe_connections_open") <= 5));
             let (_, pushed) = client.ok("p", json!({"p": "/a", "d": n})).unwrap();
             assert_eq!(pushed.len(), 1);
