@@ -214,21 +214,6 @@ impl Poller {
         open.map_or(Ok(()), |open| self.answer(open))
     }
 
-    /// Drops the connection of the open request, and makes another one for later.
-    ///
-    /// # Errors
-    /// The server can't be reached.
-    pub fn break_off(&mut self) -> Result<()> {
-        if let Some(open) = self.open.take() {
-            let addr = self.conns[open].stream().peer_addr()?;
-            let mut another = Conn::open(addr)?;
-            // The server knows of it before the other one goes, so that its connections can be counted.
-            another.request("GET", "/healthz", &[], b"")?;
-            self.conns[open] = another;
-        }
-        Ok(())
-    }
-
     /// Makes requests until the server says that it is over and every one is answered.
     ///
     /// # Errors

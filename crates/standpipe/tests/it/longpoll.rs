@@ -349,26 +349,6 @@ fn a_poller_that_takes_nothing() {
     });
 }
 
-/// A request that is dropped while it waits is no end, and what comes next goes to the next one.
-#[test]
-fn requests_that_break_off() {
-    check(HOLD, |addr| {
-        let mut client = poller(addr);
-        client.ok("q", json!({"p": "/a", "h": ""})).unwrap();
-        for n in 0..20 {
-            // The second is there when the first is answered.
-            client.request("").unwrap();
-            client.request("").unwrap();
-            client.break_off().unwrap();
-            // Two of the client, its session, the good client, the question.
-            assert!(until(|| metric(addr, "standpipe_connections_open") <= 5));
-            let (_, pushed) = client.ok("p", json!({"p": "/a", "d": n})).unwrap();
-            assert_eq!(pushed.len(), 1);
-        }
-        clear(addr);
-    });
-}
-
 /// What a client does to move, step by step: the last word there before the first word here.
 #[test]
 fn a_session_moves_to_a_websocket() {
