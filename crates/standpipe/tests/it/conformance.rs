@@ -21,11 +21,11 @@ transaction, ETag methods, shallow reads, every query, `listen()` over server re
 | what | here |
 |---|---|
 | rules | judge every read and write ([rules.md](rules.md)); none put: `dev` is open, `serve` is for administrators only |
-| tokens | `dev`: `owner` and unsigned tokens; `serve`: one administrator token. Signed tokens are refused |
-| `.indexOn` | not asked for: a query without an index scans its parent |
+| tokens | `dev`: `owner` and unsigned tokens; `serve`: an administrator's token, and users of a Firebase project or of keys of your own |
+| `.indexOn` | asked for where rules were put (`query_unindexed` in `[engine]`) |
 | duplicate keys in one JSON object | refused (400); Firebase keeps the last |
 | integers beyond 2^53 | kept exactly up to 64 bits, or refused; never rounded |
-| WebSocket, long polling | not there yet |
+| WebSocket, long polling | [conformance-firebase.md](conformance-firebase.md) |
 | additions | `x-standpipe-rev`, `at_least`, `deep`, `id:` and `Last-Event-ID`, `reset` |
 
 ## What is played

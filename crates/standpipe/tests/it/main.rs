@@ -27,6 +27,7 @@ mod longpoll;
 mod mount;
 #[cfg(target_os = "linux")]
 mod pipes;
+mod moving;
 mod python;
 mod reload;
 mod resp;
@@ -35,6 +36,7 @@ mod ruled;
 mod rules;
 mod script;
 mod sdk;
+mod sdk_page;
 mod shutdown;
 mod stream;
 mod support;
