@@ -301,12 +301,12 @@ impl Checker<'_> {
             ("child", [path]) => (Op::Child(of, self.path(path, "child() takes a string")?), Types::SNAPSHOT),
             ("hasChild", [path]) => (Op::HasChild(of, self.path(path, "hasChild() takes a string")?), Types::BOOL),
             ("hasChildren", []) => (Op::HasChildren(of), Types::BOOL),
-            ("hasChildren", [Expr { kind: Kind::List(items), .. }]) => {
+            ("hasChildren", [Expr { kind: Kind::List(items), .. }]) if !items.is_empty() => {
                 let paths = items.iter().map(|item| self.path(item, "hasChildren() takes a list of strings"));
                 (Op::HasAllChildren(of, paths.collect::<Result<_, _>>()?), Types::BOOL)
             }
             ("hasChildren", [other, ..]) => {
-                return Err(wrong(other, "hasChildren() takes one list of strings, or nothing"));
+                return Err(wrong(other, "hasChildren() takes one list of strings with something in it, or nothing"));
             }
             ("child" | "hasChild", _) => return Err(wrong(expr, format!("{name}() takes one string"))),
             (_, [other, ..]) => return Err(wrong(other, format!("{name}() takes nothing"))),

@@ -25,9 +25,9 @@ mod line_hostile;
 mod longpoll;
 #[cfg(target_os = "linux")]
 mod mount;
+mod moving;
 #[cfg(target_os = "linux")]
 mod pipes;
-mod moving;
 mod python;
 mod reload;
 mod resp;

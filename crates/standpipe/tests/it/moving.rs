@@ -22,7 +22,8 @@ fn a_project_moves_out_of_firebase_and_back() {
     let data = dir.path().join("data");
     let cli = Cli::at("http://127.0.0.1:9".into());
     let typed = |name: &str, text: &str| std::fs::write(cli.dir().join(name), text).unwrap();
-    let before = json!({"open": {"a": 1, "list": {"x": {"n": 2}, "y": {"n": 1}}}, "shut": {".value": 5, ".priority": "p"}});
+    let before =
+        json!({"open": {"a": 1, "list": {"x": {"n": 2}, "y": {"n": 1}}}, "shut": {".value": 5, ".priority": "p"}});
     typed("prod.json", &before.to_string());
     typed("database.rules.json", RULES);
     let folder = data.to_str().unwrap();
