@@ -149,18 +149,25 @@ fn a_newer_request_releases_the_older_one_at_once() {
     check("", |addr| {
         let client = poller(addr);
         let begun = Instant::now();
-        let mut older: Option<Conn> = None;
-        // Each is answered when the next one comes, with a number of its own.
-        for number in 1..=20 {
-            let mut conn = Conn::open(addr).unwrap();
-            conn.send(&conn.encode("GET", &client.target(""), &[], b"").unwrap()).unwrap();
-            if let Some(mut older) = older.replace(conn) {
-                let got = calls(&older.response(false).unwrap().text()).unwrap();
-                assert_eq!(got, [Call::Response(number - 1, vec![])]);
+        let (sender, answers) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                let (sender, target) = (sender.clone(), client.target(""));
+                scope.spawn(move || sender.send(request(addr, "GET", &target, &[], b"").unwrap().text()).unwrap());
             }
-        }
-        assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for twenty seconds: {:?}", begun.elapsed());
-        script(addr, &format!("disconn=t&id={}&pw={}", client.id, client.password));
+            // All but the newest, whichever that is, are answered; then that one, for it is over.
+            let mut texts: Vec<String> = (0..19).map(|_| answers.recv().unwrap()).collect();
+            script(addr, &format!("disconn=t&id={}&pw={}", client.id, client.password));
+            texts.push(answers.recv().unwrap());
+            let calls: Vec<Vec<Call>> = texts.iter().map(|text| calls(text).unwrap()).collect();
+            assert_eq!(calls[19].last(), Some(&Call::Close(Some(20))));
+            // Each has a number of its own, and none is left out.
+            for number in 1..=20 {
+                let with = calls.iter().filter(|calls| calls[0] == Call::Response(number, vec![])).count();
+                assert_eq!(with, 1, "{number}: {calls:?}");
+            }
+        });
+        assert!(begun.elapsed() < Duration::from_secs(15), "nobody waits for twenty seconds: {:?}", begun.elapsed());
     });
 }
 
