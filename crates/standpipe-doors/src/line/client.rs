@@ -28,7 +28,7 @@ pub(super) enum Done {
     /// A write is committed.
     Wrote(Result<Committed, Error>),
     /// A watch has begun.
-    Watching(Result<Begun, Error>),
+    Watching(Result<Box<Begun>, Error>),
 }
 
 /// A client.

@@ -62,7 +62,7 @@ pub(super) fn watch(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'
     let begun = async move {
         let mut subscription = dispatch.watch(&session, &database, watcher, path, query, since).await?;
         let first = subscription.take(&session).await?;
-        Ok(Begun { id, subscription, first, permit })
+        Ok(Box::new(Begun { id, subscription, first, permit }))
     };
     Ok(Next::Later(Box::pin(async move { Done::Watching(begun.await) })))
 }
@@ -81,8 +81,8 @@ pub(super) fn unwatch(client: &mut Client, mut words: Words<'_>, turn: &mut Turn
 
 impl Client {
     /// Takes a watch up and tells where it begins.
-    pub(super) fn begin(&mut self, begun: Begun, turn: &mut Turn<'_>) {
-        let Begun { id, subscription, first, permit } = begun;
+    pub(super) fn begin(&mut self, begun: Box<Begun>, turn: &mut Turn<'_>) {
+        let Begun { id, subscription, first, permit } = *begun;
         let rev = first.first().map_or(0, rev);
         writeln!(turn.out, "WATCHING {id} {rev}").expect("writing to memory does not fail");
         first.into_iter().for_each(|update| tell(id, update, subscription.path(), turn.out));
