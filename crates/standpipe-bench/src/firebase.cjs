@@ -5,7 +5,7 @@ const { initializeApp } = require('firebase/app');
 const { getDatabase, goOffline, onValue, ref, set } = require('firebase/database');
 
 const [address, mode, ...numbers] = process.argv.slice(2);
-const [first, second] = numbers.map(Number);
+const [first, second, third] = numbers.map(Number);
 
 // An app is a connection.
 function connect(name) {
@@ -45,7 +45,7 @@ const modes = {
     await Promise.all(watchers.map((database) => listen(database, 'bench/k0', () => { events += 1; })));
     const begun = Date.now();
     events = 0;
-    await sets(connect('writer'), first, 1, 1);
+    await sets(connect('writer'), first, third, 1);
     console.log(events, Date.now() - begun);
   },
   async listens() {

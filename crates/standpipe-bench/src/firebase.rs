@@ -29,7 +29,7 @@ const CONNECTIONS: u32 = 10;
 /// A side does not start, or refuses what the SDK asks.
 pub(crate) fn run(run: &Run) -> Result<()> {
     println!("\nthe Firebase door under the official JavaScript SDK, beside firebase-server");
-    let script = Script::new(run)?;
+    let script = &Script::new(run)?;
     if !script.modules.join("firebase").exists() {
         missing("the SDK, which every figure needs", CLIENT);
         return Ok(());
@@ -37,11 +37,15 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     let ours = Server::standpipe(run, "data")?;
     let peer = peer()?;
     let servers: Vec<&Server> = [Some(&ours), peer.as_ref()].into_iter().flatten().collect();
-    for (mode, number, what) in [("sets", WINDOW, "set"), ("events", WATCHERS, "delivered event")] {
-        println!("\n{mode}: {number} {}", if mode == "sets" { "on their way at once" } else { "watching connections" });
+    for (title, mode, numbers, what) in [
+        (format!("sets, {WINDOW} on their way at once"), "sets", [WINDOW, 0], "set"),
+        (format!("events of {WATCHERS} connections, one set at a time"), "events", [WATCHERS, 1], "event"),
+        (format!("events of {WATCHERS} connections, {WINDOW} sets at once"), "events", [WATCHERS, WINDOW], "event"),
+    ] {
+        println!("\n{title}");
         let sides = servers.iter().map(|server| Turn {
             name: server.name,
-            bear: Box::new(|seconds| script.load(server, mode, [seconds, number])),
+            bear: Box::new(move |seconds| script.load(server, mode, [seconds, numbers[0], numbers[1]])),
         });
         let rounds = compare(sides.collect(), run.pace)?;
         let [ours, theirs] = &rounds[..] else { continue };
@@ -53,7 +57,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
         );
     }
     drop((ours, peer));
-    listens(run, &script)
+    listens(run, script)
 }
 
 /// Memory of the listens of one connection, and what a write costs beside those of ten.
@@ -73,7 +77,7 @@ fn listens(run: &Run, script: &Script) -> Result<()> {
     let _held = script.hold(&beside, LISTENS, CONNECTIONS)?;
     let sides = [&beside, &alone].map(|server| Turn {
         name: server.name,
-        bear: Box::new(|seconds| script.load(server, "sets", [seconds, WINDOW])),
+        bear: Box::new(|seconds| script.load(server, "sets", [seconds, WINDOW, 0])),
     });
     let rounds = compare(sides.into(), run.pace)?;
     let cpu = |loads: &[Load]| each(loads, Load::cpu_us);
@@ -108,14 +112,14 @@ impl Script {
         Ok(Self { file, modules: target()?.join("tools/node_modules") })
     }
 
-    fn command(&self, server: &Server, mode: &str, numbers: [u32; 2]) -> Command {
+    fn command(&self, server: &Server, mode: &str, numbers: [u32; 3]) -> Command {
         let mut command = Command::new("node");
         command.env("NODE_PATH", &self.modules).arg(&self.file).arg(server.addr.to_string()).arg(mode);
         command.args(numbers.map(|number| number.to_string()));
         command
     }
 
-    fn load(&self, server: &Server, mode: &str, numbers: [u32; 2]) -> Result<Load> {
+    fn load(&self, server: &Server, mode: &str, numbers: [u32; 3]) -> Result<Load> {
         let before = server.process.cpu()?;
         let output = self.command(server, mode, numbers).stdin(Stdio::null()).output()?;
         let cpu = server.process.cpu()? - before;
@@ -127,7 +131,7 @@ impl Script {
 
     /// Listens that last until what is returned is dropped.
     fn hold(&self, server: &Server, listens: u32, connections: u32) -> Result<Held> {
-        let mut command = self.command(server, "listens", [listens, connections]);
+        let mut command = self.command(server, "listens", [listens, connections, 0]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let held = Held(child);

@@ -17,8 +17,9 @@ use crate::store::keys::{prefix_end, range_from};
 /// In front of every key in `index`.
 const INDEX_PREFIX: u8 = b'i';
 
-/// Children whose keys are put at once, sorted: LMDB is quicker with neighbours.
-const BATCH: usize = 4_096;
+/// Children whose keys are put at once, sorted: LMDB is quicker with neighbours, so the more the better. As many
+/// as some 50 MB hold.
+const BATCH: usize = 1 << 18;
 
 /// What all keys of one order at and below a parent begin with.
 pub(crate) fn parent_key(order: [u8; 8], encoded_parent: &[u8]) -> Vec<u8> {
