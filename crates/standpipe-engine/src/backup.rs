@@ -10,7 +10,7 @@ use standpipe_tree::{Leaf, Path};
 use crate::apply::{PRIORITY_MARK, row_digest};
 use crate::config::EngineConfig;
 use crate::database::Database;
-use crate::engine::{check_name, lock};
+use crate::engine::{check_name, folder_name, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, hash};
 use crate::store::{Snapshot, Store, StoreOptions};
@@ -128,7 +128,7 @@ impl Snapshot {
 pub fn restore(source: &FsPath, dir: &FsPath, name: &str) -> Result<Verified> {
     check_name(name)?;
     let _lock = lock(dir)?;
-    if dir.join(name).exists() {
+    if dir.join(folder_name(name)).exists() {
         let message =
             format!("{} has a database {name}; restore into another folder or under another name", dir.display());
         return Err(Error::new(ErrorKind::Conflict, message));
@@ -136,7 +136,7 @@ pub fn restore(source: &FsPath, dir: &FsPath, name: &str) -> Result<Verified> {
     let part = format!("{name}.part");
     let folder = dir.join(&part);
     let copied = copy_file(source, &folder).and_then(|()| open_and_verify(dir, &part)).and_then(|verified| {
-        std::fs::rename(&folder, dir.join(name)).map_err(|error| failed(&folder, error))?;
+        std::fs::rename(&folder, dir.join(folder_name(name))).map_err(|error| failed(&folder, error))?;
         Ok(verified)
     });
     if copied.is_err() {
@@ -165,11 +165,11 @@ pub fn verify(dir: &FsPath, name: &str) -> Result<Verified> {
 }
 
 fn open_and_verify(dir: &FsPath, name: &str) -> Result<Verified> {
-    if !dir.join(name).join("data.mdb").is_file() {
+    if !dir.join(folder_name(name)).join("data.mdb").is_file() {
         return Err(Error::new(ErrorKind::NotFound, format!("no database {name} in {}", dir.display())));
     }
     // The store alone: opening the database would release the leases in it.
-    let store = Arc::new(Store::open(&dir.join(name), StoreOptions::of(&EngineConfig::new(dir)))?);
+    let store = Arc::new(Store::open(&dir.join(folder_name(name)), StoreOptions::of(&EngineConfig::new(dir)))?);
     store.try_snapshot()?.ok_or_else(|| Error::unavailable("the store is growing; try again"))?.verify()
 }
 

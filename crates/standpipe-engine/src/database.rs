@@ -12,6 +12,7 @@ use standpipe_tree::{Path, PushIds};
 use tokio::sync::oneshot;
 
 use crate::config::{Durability, EngineConfig, Shared};
+use crate::engine::folder_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
 use crate::intent::{Committed, Intent};
@@ -57,7 +58,7 @@ impl Database {
         on_fatal: OnFatal,
     ) -> Result<Arc<Self>> {
         let config = shared.load();
-        let store = Arc::new(Store::open(&config.dir.join(name), StoreOptions::of(&config))?);
+        let store = Arc::new(Store::open(&config.dir.join(folder_name(name)), StoreOptions::of(&config))?);
         let rev = store.try_snapshot()?.map_or(0, |snapshot| snapshot.rev());
         let hub = Arc::new(Hub::new(rev));
         let queue = Arc::<Queue>::default();

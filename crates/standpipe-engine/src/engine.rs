@@ -7,6 +7,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::config::{Databases, EngineConfig, Shared};
@@ -122,21 +123,37 @@ pub fn database_names(dir: &FsPath) -> Result<Vec<String>> {
     let mut names: Vec<String> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.join("data.mdb").is_file())
-        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .filter_map(|path| name_of(path.file_name()?.to_str()?))
         .collect();
     names.sort();
     Ok(names)
 }
 
-/// Letters, digits, `-` and `_`: a name is a folder, so nothing else may be in it.
+/// Any short text will do: clients make names of hosts, projects and paths.
+///
+/// # Errors
+/// `BadRequest` for an empty name, one beyond 64 bytes, and control characters.
 pub fn check_name(name: &str) -> Result<()> {
-    let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-    if !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(valid) {
+    if !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control) {
         return Ok(());
     }
     Err(Error::bad_request(format!(
-        "invalid database name (ns): use 1 to {NAME_BYTES_MAX} letters, digits, '-' or '_'"
+        "invalid database name (ns): use 1 to {NAME_BYTES_MAX} bytes without control characters"
     )))
+}
+
+/// What stands for itself in the name of a folder.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+
+/// The name of a database's folder: letters, digits, `-` and `_` as they are, every other byte as `%2E`.
+pub(crate) fn folder_name(name: &str) -> String {
+    utf8_percent_encode(name, ESCAPED).to_string()
+}
+
+/// The name whose folder this is; `None` for a folder that is nobody's.
+fn name_of(folder: &str) -> Option<String> {
+    let name = percent_decode_str(folder).decode_utf8().ok()?.into_owned();
+    (folder_name(&name) == folder).then_some(name)
 }
 
 /// Takes the folder for this process.
@@ -179,6 +196,28 @@ fn folder_error(dir: &FsPath, error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_short_text_is_a_name_and_no_name_leaves_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EngineConfig {
+            databases: Databases::OnDemand,
+            map_bytes_initial: 1 << 20,
+            ..EngineConfig::new(dir.path().join("data"))
+        };
+        let engine = Engine::open(config, Arc::new(|_| {})).unwrap();
+        let mut names = ["127.0.0.1:9000", "..", "../up", "a%2Eb", "a.b", "é", "demo-x_1"].map(str::to_owned);
+        for name in &names {
+            assert_eq!(engine.resolve(Some(name)).unwrap().name(), name);
+        }
+        names.sort();
+        assert_eq!(engine.names().unwrap(), names);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        for bad in ["\n", "\u{7f}", &"n".repeat(65)] {
+            assert_eq!(engine.resolve(Some(bad)).map(|_| ()).unwrap_err().kind(), ErrorKind::BadRequest, "{bad:?}");
+        }
+        engine.close();
+    }
 
     #[test]
     fn limits_change_while_databases_are_open() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use standpipe_testkit::firebase::{Call, Fire, Poller, calls};
-use standpipe_testkit::http::{Conn, request};
+use standpipe_testkit::http::request;
 use standpipe_testkit::websocket::{CLOSE, WebSocket, frame};
 use standpipe_testkit::{LIMIT, Launch, until};
 
@@ -17,6 +17,9 @@ const NS: &str = "polled";
 
 /// How long a request waits for news, and how long a session lives without one: short, for these tests have no patience.
 const HOLD: &str = "poll_hold_ms_max = 300\npoll_silence_ms_max = 2000\n";
+
+/// A status, its data, and what was pushed before it.
+type Asked = (String, Value, Vec<Value>);
 
 fn poller(addr: SocketAddr) -> Poller {
     let mut poller = Poller::open(addr, NS).unwrap();
@@ -113,7 +116,7 @@ fn both_transports_say_the_same() {
                 7 => ("g", json!({"q": query})),
                 _ => ("p", json!({"d": value, "h": "stale"})),
             };
-            let mut ask = |under: &str, ask: &mut dyn FnMut(&str, Value) -> (String, Value, Vec<Value>)| {
+            let mut ask = |under: &str, ask: &mut dyn FnMut(&str, Value) -> Asked| {
                 body["p"] = format!("/{under}{path}").into();
                 let (status, data, pushed) = ask(action, body.clone());
                 let told = json!([status, data, pushed]).to_string();
@@ -149,7 +152,7 @@ fn a_newer_request_releases_the_older_one_at_once() {
     check("", |addr| {
         let client = poller(addr);
         let begun = Instant::now();
-        let (sender, answers) = std::sync::mpsc::channel();
+        let (sender, answers) = std::sync::mpsc::sync_channel(20);
         std::thread::scope(|scope| {
             for _ in 0..20 {
                 let (sender, target) = (sender.clone(), client.target(""));

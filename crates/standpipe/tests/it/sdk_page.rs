@@ -22,7 +22,7 @@ described in [firebase.md](firebase.md).
 |---|---|
 | integers beyond 2^53 | kept exactly up to 64 bits, or refused; never rounded |
 | duplicate keys in one JSON object | refused; Firebase keeps the last |
-| database names (`ns`) | letters, digits, `-`, `_`, up to 64; others are refused |
+| database names (`ns`) | up to 64 bytes, whatever they are but control characters |
 | onDisconnect over a server crash | runs when the server is back, rules checked then |
 | App Check tokens | accepted and ignored |
 | compound hashes, range merges | ignored: such a client gets the whole value, which every client understands |
