@@ -13,6 +13,9 @@ use crate::http::Conn;
 /// Longest piece of a message in the query string of a request.
 const PIECE: usize = 1_840;
 
+/// The answer to a request: its status, its data, and what was pushed before it.
+pub type Asked = (String, Value, Vec<Value>);
+
 /// A session over a WebSocket, past its hello.
 #[derive(Debug)]
 pub struct Fire {
@@ -55,18 +58,9 @@ impl Fire {
     ///
     /// # Errors
     /// The session ends, or takes too long.
-    pub fn ask(&mut self, action: &str, body: Value) -> Result<(String, Value, Vec<Value>)> {
+    pub fn ask(&mut self, action: &str, body: Value) -> Result<Asked> {
         let number = self.send(action, body)?;
-        let mut pushed = Vec::new();
-        loop {
-            let message = self.socket.json()?;
-            let data = &message["d"];
-            if data["r"] == number {
-                let status = data["b"]["s"].as_str().with_context(|| message.to_string())?;
-                return Ok((status.to_owned(), data["b"]["d"].clone(), pushed));
-            }
-            pushed.push(data.clone());
-        }
+        answer(number, || self.socket.json())
     }
 
     /// [`Fire::ask`] for what must be accepted: its data, and what was pushed before it.
@@ -74,9 +68,8 @@ impl Fire {
     /// # Errors
     /// As there, or the status is another one.
     pub fn ok(&mut self, action: &str, body: Value) -> Result<(Value, Vec<Value>)> {
-        let (status, data, pushed) = self.ask(action, body.clone())?;
-        ensure!(status == "ok", "{action} {body}: {status} {data}");
-        Ok((data, pushed))
+        let asked = self.ask(action, body.clone())?;
+        accepted(asked, || format!("{action} {body}"))
     }
 
     /// Everything that comes before the answer to a ping that is sent now.
@@ -286,20 +279,11 @@ impl Poller {
     ///
     /// # Errors
     /// As [`Poller::message`].
-    pub fn ask(&mut self, action: &str, body: Value) -> Result<(String, Value, Vec<Value>)> {
+    pub fn ask(&mut self, action: &str, body: Value) -> Result<Asked> {
         let number = self.next;
         self.next += 1;
         self.text(&json!({"t": "d", "d": {"r": number, "a": action, "b": body}}).to_string())?;
-        let mut pushed = Vec::new();
-        loop {
-            let message = self.message()?;
-            let data = &message["d"];
-            if data["r"] == number {
-                let status = data["b"]["s"].as_str().with_context(|| message.to_string())?;
-                return Ok((status.to_owned(), data["b"]["d"].clone(), pushed));
-            }
-            pushed.push(data.clone());
-        }
+        answer(number, || self.message())
     }
 
     /// [`Poller::ask`] for what must be accepted.
@@ -307,10 +291,29 @@ impl Poller {
     /// # Errors
     /// As there, or the status is another one.
     pub fn ok(&mut self, action: &str, body: Value) -> Result<(Value, Vec<Value>)> {
-        let (status, data, pushed) = self.ask(action, body.clone())?;
-        ensure!(status == "ok", "{action} {body}: {status} {data}");
-        Ok((data, pushed))
+        let asked = self.ask(action, body.clone())?;
+        accepted(asked, || format!("{action} {body}"))
     }
+}
+
+/// Reads messages up to the answer to request `number`.
+fn answer(number: u64, mut next: impl FnMut() -> Result<Value>) -> Result<Asked> {
+    let mut pushed = Vec::new();
+    loop {
+        let message = next()?;
+        let data = &message["d"];
+        if data["r"] == number {
+            let status = data["b"]["s"].as_str().with_context(|| message.to_string())?;
+            return Ok((status.to_owned(), data["b"]["d"].clone(), pushed));
+        }
+        pushed.push(data.clone());
+    }
+}
+
+/// What came of a request that must be accepted.
+fn accepted((status, data, pushed): Asked, what: impl FnOnce() -> String) -> Result<(Value, Vec<Value>)> {
+    ensure!(status == "ok", "{}: {status} {data}", what());
+    Ok((data, pushed))
 }
 
 /// Base64 as clients of long polling write it.

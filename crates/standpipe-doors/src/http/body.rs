@@ -47,7 +47,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn new(content: Content, busy: Busy, request: RequestGuard) -> Self {
+    pub(crate) fn new(content: Content, busy: Busy, mut request: RequestGuard) -> Self {
         let sending = match content {
             Content::Full(bytes) => Sending::Full(bytes),
             Content::Stream(stream) => Sending::Stream(stream),
@@ -55,6 +55,10 @@ impl Reply {
             // Over HTTP/1.1 it takes the connection over; over HTTP/2 it was refused.
             Content::Upgrade(_) => Sending::Full(Bytes::new()),
         };
+        if matches!(&sending, Sending::Full(bytes) if bytes.is_empty()) {
+            // Hyper does not ask for what it knows to be nothing, here and behind the last byte.
+            request.finished();
+        }
         Self { sending, _busy: busy, request }
     }
 }
@@ -77,6 +81,7 @@ impl Body for Reply {
         };
         match &next {
             Poll::Ready(None) => self.request.finished(),
+            Poll::Ready(Some(Ok(_))) if self.is_end_stream() => self.request.finished(),
             Poll::Ready(Some(Err(error))) => self.request.failed(error.message()),
             _ => {}
         }

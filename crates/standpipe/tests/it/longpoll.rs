@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use standpipe_testkit::firebase::{Call, Fire, Poller, calls};
+use standpipe_testkit::firebase::{Asked, Call, Fire, Poller, calls};
 use standpipe_testkit::http::request;
 use standpipe_testkit::websocket::{CLOSE, WebSocket, frame};
 use standpipe_testkit::{LIMIT, Launch, until};
@@ -17,9 +17,6 @@ const NS: &str = "polled";
 
 /// How long a request waits for news, and how long a session lives without one: short, for these tests have no patience.
 const HOLD: &str = "poll_hold_ms_max = 300\npoll_silence_ms_max = 2000\n";
-
-/// A status, its data, and what was pushed before it.
-type Asked = (String, Value, Vec<Value>);
 
 fn poller(addr: SocketAddr) -> Poller {
     let mut poller = Poller::open(addr, NS).unwrap();

@@ -9,7 +9,7 @@ use standpipe_testkit::http::{Conn, request};
 use standpipe_testkit::{Launch, Server};
 
 use crate::script::{Via, get, play};
-use crate::support::{dev, quiet, write};
+use crate::support::{dev, metric_of, quiet, write};
 
 /// Plays the table on a fresh server for each protocol.
 fn check(rows: &[(&str, &str)]) {
@@ -23,6 +23,21 @@ fn check(rows: &[(&str, &str)]) {
 const SYNTAX: &str = "400 !Invalid data; couldn't parse JSON object, array, or value.";
 const NOT_AN_OBJECT: &str =
     "400 !Invalid data; couldn't parse JSON object. Are you sending a JSON object with valid key names?";
+
+/// They all counted as cancelled once: hyper does not ask again behind the last byte.
+#[test]
+fn what_is_answered_counts_as_finished() {
+    let server = dev();
+    let addr = server.addr();
+    for (method, target) in
+        [("PUT", "/a.json"), ("GET", "/a.json"), ("GET", "/a.json?print=silent"), ("HEAD", "/a.json"), ("GET", "/a")]
+    {
+        request(addr, method, target, &[], b"1").unwrap();
+    }
+    let ended = |outcome: &str| metric_of(addr, "standpipe_requests_total", &[&format!("outcome=\"{outcome}\"")]);
+    assert_eq!((ended("cancelled"), ended("finished")), (0, 6), "the five, and the first look at the metrics");
+    quiet(server, &[]);
+}
 
 #[test]
 fn verbs() {
