@@ -133,9 +133,9 @@ pub fn restore(source: &FsPath, dir: &FsPath, name: &str) -> Result<Verified> {
             format!("{} has a database {name}; restore into another folder or under another name", dir.display());
         return Err(Error::new(ErrorKind::Conflict, message));
     }
-    let part = format!("{name}.part");
-    let folder = dir.join(&part);
-    let copied = copy_file(source, &folder).and_then(|()| open_and_verify(dir, &part)).and_then(|verified| {
+    // No name's folder has a dot.
+    let folder = dir.join(format!("{}.part", folder_name(name)));
+    let copied = copy_file(source, &folder).and_then(|()| open_and_verify(&folder)).and_then(|verified| {
         std::fs::rename(&folder, dir.join(folder_name(name))).map_err(|error| failed(&folder, error))?;
         Ok(verified)
     });
@@ -161,15 +161,16 @@ fn failed(path: &FsPath, error: std::io::Error) -> Error {
 pub fn verify(dir: &FsPath, name: &str) -> Result<Verified> {
     check_name(name)?;
     let _lock = lock(dir)?;
-    open_and_verify(dir, name)
-}
-
-fn open_and_verify(dir: &FsPath, name: &str) -> Result<Verified> {
-    if !dir.join(folder_name(name)).join("data.mdb").is_file() {
+    let folder = dir.join(folder_name(name));
+    if !folder.join("data.mdb").is_file() {
         return Err(Error::new(ErrorKind::NotFound, format!("no database {name} in {}", dir.display())));
     }
+    open_and_verify(&folder)
+}
+
+fn open_and_verify(folder: &FsPath) -> Result<Verified> {
     // The store alone: opening the database would release the leases in it.
-    let store = Arc::new(Store::open(&dir.join(folder_name(name)), StoreOptions::of(&EngineConfig::new(dir)))?);
+    let store = Arc::new(Store::open(folder, StoreOptions::of(&EngineConfig::new(folder)))?);
     store.try_snapshot()?.ok_or_else(|| Error::unavailable("the store is growing; try again"))?.verify()
 }
 

@@ -146,12 +146,12 @@ pub fn check_name(name: &str) -> Result<()> {
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// The name of a database's folder: letters, digits, `-` and `_` as they are, every other byte as `%2E`.
-pub(crate) fn folder_name(name: &str) -> String {
+pub fn folder_name(name: &str) -> String {
     utf8_percent_encode(name, ESCAPED).to_string()
 }
 
-/// The name whose folder this is; `None` for a folder that is nobody's.
-fn name_of(folder: &str) -> Option<String> {
+/// The database whose folder has this name; `None` where it is nobody's.
+pub fn name_of(folder: &str) -> Option<String> {
     let name = percent_decode_str(folder).decode_utf8().ok()?.into_owned();
     (folder_name(&name) == folder).then_some(name)
 }

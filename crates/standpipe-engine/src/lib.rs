@@ -41,7 +41,7 @@ pub use crate::backup::{Verified, restore, verify};
 pub use crate::clock::Clock;
 pub use crate::config::{Databases, Durability, EngineConfig, QueryUnindexed};
 pub use crate::database::Database;
-pub use crate::engine::{Engine, check_name, database_names};
+pub use crate::engine::{Engine, check_name, database_names, folder_name, name_of};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::feed::{Delivery, Feed, Slot};
 pub use crate::hub::TopicEvent;

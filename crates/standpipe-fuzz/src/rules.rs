@@ -57,7 +57,7 @@ fn same(plain: Verdict, traced: Verdict) {
     match (plain, traced) {
         (Verdict::Allowed, Verdict::Allowed) => {}
         (Verdict::Denied(None), Verdict::Denied(Some(denial))) => assert!(!denial.why.is_empty()),
-        other => panic!("{other:?}"),
+        (plain, traced) => unreachable!("{plain:?}, traced {traced:?}"),
     }
 }
 

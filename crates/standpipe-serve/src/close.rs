@@ -124,6 +124,7 @@ impl CloseReason {
             Self::Panicked,
             Self::Collision,
             Self::Internal,
+            Self::Revoked,
         ];
         let refused = usize::from(code).checked_sub(plain.len()).and_then(|index| Refusal::ALL.get(index));
         plain
@@ -164,6 +165,6 @@ mod tests {
         }
         let mut labels = CloseReason::LABELS.to_vec();
         labels.dedup();
-        assert_eq!(labels.len(), CloseReason::Internal.index() + 1);
+        assert_eq!(labels.len(), CloseReason::Revoked.index() + 1);
     }
 }

@@ -34,12 +34,17 @@ pub(crate) fn import_files(source: &Path) -> Result<Vec<(Option<String>, PathBuf
     let mut files: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
+        .filter_map(|path| Some((name_of(path.file_stem()?.to_str()?), path)))
         .filter(|(name, path)| standpipe_engine::check_name(name).is_ok() && !path.ends_with(METADATA))
         .map(|(name, path)| (Some(name), path))
         .collect();
     files.sort();
     Ok(files)
+}
+
+/// The database of a file: what the emulator calls by its name, and what we escape.
+fn name_of(stem: &str) -> String {
+    standpipe_engine::name_of(stem).unwrap_or_else(|| stem.to_owned())
 }
 
 /// The metadata of a folder; an empty object where it has none.
@@ -89,7 +94,7 @@ fn fill(target: &TargetArgs, dir: &Path) -> Result<Vec<String>> {
     std::fs::create_dir_all(dir).map_err(|error| Failure::file(dir, &error))?;
     let mut written = Vec::new();
     for name in names(target)? {
-        let file = dir.join(format!("{name}.json"));
+        let file = dir.join(format!("{}.json", standpipe_engine::folder_name(&name)));
         let access = AccessArgs { db: Some(name.clone()), ..target.access.clone() };
         let mut source = Target::open(&TargetArgs { access, ..target.clone() })?;
         if one(&mut source, &file)? {
@@ -175,7 +180,8 @@ mod tests {
         check(&[(METADATA, r#"{"database":{"path":"elsewhere"}}"#), ("elsewhere/a.json", "1")], &["a"]);
         check(&[("database_export/a.json", "1"), ("database_export/notes.txt", "")], &["a"]);
         check(&[(METADATA, metadata), ("a.json", "1")], &["a"]);
-        check(&[("database_export/no name.json", "1"), ("database_export/..json", "")], &[]);
+        check(&[("database_export/a.b.json", "1"), ("database_export/a%2Fb.json", "1")], &["a.b", "a/b"]);
+        check(&[(&format!("database_export/{}.json", "n".repeat(65)), "1")], &[]);
     }
 
     #[test]

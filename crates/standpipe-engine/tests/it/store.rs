@@ -193,7 +193,7 @@ fn a_folder_has_one_holder_and_names_are_checked() {
     let error = engine(config(&dir)).unwrap_err();
     assert!(error.message().contains("held by another standpipe"), "{error}");
     first.database("one").unwrap();
-    for bad in ["", "../x", "a/b", "a.b", &"x".repeat(65)] {
+    for bad in ["", "a\nb", &"x".repeat(65)] {
         assert_eq!(first.database(bad).unwrap_err().kind(), ErrorKind::BadRequest, "{bad}");
     }
     assert_eq!(first.names().unwrap(), ["one"]);

@@ -114,7 +114,7 @@ fn the_connection_and_the_server() {
         ("SET /a 1", "OK 1"),
         ("USE", "OK"),
         ("GET /a", "null"),
-        ("USE a/b", "ERR *"),
+        ("USE 0123456789012345678901234567890123456789012345678901234567890123456789", "ERR *"),
         ("HELP get", "GET path [name=value ...]: reads; *"),
         ("HELP", r#"{"AUTH token":"*","DEL path":"*"}"#),
         ("HELP gte", "ERR bad_request there is no command \"gte\"; the nearest is GET, HELP lists all"),

@@ -219,7 +219,7 @@ fn requests_that_are_none() {
             "id=a&pw=b&seg0=x&ts0=1&d0=".into(),
             "id=a&pw=b&seg0=1".into(),
             "id=a&pw=b&seg1=0&ts1=1&d1=".into(),
-            "start=t&ns=a/b".into(),
+            format!("start=t&ns={}", "n".repeat(65)),
             "start=t&ns=%00".into(),
         ] {
             let got = request(addr, "GET", &format!("/.lp?{query}"), &[], b"").unwrap();

@@ -519,9 +519,13 @@ fn namespaces_are_databases() {
         ("GET /a.json?ns=one", "200 1"),
         ("GET /a.json?ns=two-2_B", "200 2"),
         ("GET /a.json?ns=three", "200 null"),
-        ("GET /a.json?ns=../one", "400 *"),
-        ("GET /a.json?ns=a%2fb", "400 *"),
+        // Clients make names of hosts and paths; no name leaves the folder.
+        ("PUT /a.json?ns=127.0.0.1:9000 3", "200 (x-standpipe-rev: 1) 3"),
+        ("GET /a.json?ns=../one", "200 null"),
+        ("PUT /a.json?ns=a%2fb 4", "200 4"),
+        ("GET /a.json?ns=a/b", "200 4"),
         ("GET /a.json?ns=a%00b", "400 *"),
+        ("GET /a.json?ns=0123456789012345678901234567890123456789012345678901234567890123456789", "400 *"),
         // The first label of a host name; never that of an address or of a single label.
         ("GET /a.json (Host: one.example.com)", "200 1"),
         ("GET /a.json (Host: one.example.com:9000)", "200 1"),
