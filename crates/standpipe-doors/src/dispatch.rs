@@ -383,7 +383,7 @@ struct Judged {
 }
 
 /// May `identity` read this; and has its query an index, or may it do without?
-pub(crate) fn check_read(
+fn check_read(
     database: &Database,
     snapshot: &Snapshot,
     identity: &Identity,

@@ -5,17 +5,18 @@
 //! that has lagged, is read again: all of those of one round on one snapshot. A window is told of each change
 //! that moved it ([`Window::follow`]), a value after a gap comes before all else.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use standpipe_engine::{Database, Delivery, Error, ErrorKind, Feed, Identity, Slot, Snapshot, TopicEvent, Window};
 use standpipe_serve::{Class, Cost, Deadline, Session, WatchPermit};
-use standpipe_tree::{EventKind, Format, JsonStream, Path, Progress, Query, RowCursor as _};
+use standpipe_tree::{EventKind, Format, JsonStream, OrderBy, Path, Progress, Query, RowCursor as _};
 use standpipe_wire::firebase::{Push, cancel, push};
 use tokio::sync::watch;
 
-use crate::dispatch::{check_read, cost, differs, refused, run, too_large};
+use crate::dispatch::{cost, differs, refused, run, too_large};
 
 /// Listens judged between two looks at what else there is to do.
 const JUDGED_AT_ONCE: usize = 256;
@@ -138,10 +139,21 @@ impl Listens {
         &self.identity
     }
 
+    /// May the client read this? One that names no order has that by priority, and counts for rules as one that
+    /// orders by key (firebase-rtdb §11.3).
+    fn check_read(&self, snapshot: &Snapshot, path: &Path, query: Option<&Query>) -> Result<(), Error> {
+        let judged = query.map(|query| match query.order_by {
+            OrderBy::Priority => Cow::Owned(Query { order_by: OrderBy::Key, ..query.clone() }),
+            _ => Cow::Borrowed(query),
+        });
+        self.database.check_read(snapshot, &self.identity, path, judged.as_deref())
+    }
+
     /// Reads a location once. What is to be told before the answer is put into `news`.
     pub(super) async fn get(&mut self, session: &Session, ask: Ask, news: &mut Vec<News>) -> Result<Vec<u8>, Error> {
         let snapshot = self.moment(session, news).await?;
-        check_read(&self.database, &snapshot, &self.identity, &ask.path, ask.query())?;
+        self.check_read(&snapshot, &ask.path, ask.query())?;
+        ask.query().map_or(Ok(()), |query| self.database.check_index(&ask.path, query))?;
         let look = Look::new(session, &self.database, ask);
         let (_, seen) = look.read(session, snapshot).await?;
         Ok(seen.json)
@@ -179,7 +191,7 @@ impl Listens {
     ) -> Result<(Opened, Option<Box<Filter>>), Error> {
         let snapshot = self.moment(session, news).await?;
         self.feed.start_after(slot, snapshot.rev());
-        self.database.check_read(&snapshot, &self.identity, &ask.path, ask.query())?;
+        self.check_read(&snapshot, &ask.path, ask.query())?;
         let unindexed = ask.query().is_some_and(|query| self.database.check_index(&ask.path, query).is_err());
         let written = ask.query.as_mut().map(|(_, json)| std::mem::take(json));
         let (path, tag, query) = (ask.path.clone(), ask.tag, ask.query.as_ref().map(|(query, _)| query.clone()));
@@ -224,7 +236,7 @@ impl Listens {
                 tokio::task::yield_now().await;
             }
             let filter = self.listens[slot.index()].as_ref().and_then(|listen| listen.filter.as_deref());
-            match self.database.check_read(&snapshot, &self.identity, path, filter.map(|filter| &filter.query)) {
+            match self.check_read(&snapshot, path, filter.map(|filter| &filter.query)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Denied => lost.push((path.clone(), *tag)),
                 Err(error) => return Err(error),

@@ -310,6 +310,20 @@ fn an_index_that_is_missing_is_told() {
 }
 
 #[test]
+fn for_rules_a_limit_without_an_order_is_one_of_keys() {
+    let server = dev();
+    let rules = r#"{"rules":{"a":{".read":"query.orderByKey && query.limitToFirst <= 10"}}}"#;
+    put(&server, "/.settings/rules.json?ns=demo", rules);
+    let mut client = Client::new(&server);
+    let first = |count: u32| json!({ "p": "a", "q": { "l": count, "vf": "l" }, "t": 1, "h": "" });
+    client.check("q", first(10), &["$ ok {}"]);
+    client.check("q", first(11), &[r#"$ permission_denied "Permission denied""#]);
+    client.check("g", first(10), &["$ ok null"]);
+    drop(client);
+    quiet(server, &[]);
+}
+
+#[test]
 fn what_is_left_for_the_end_is_done_then_and_once() {
     let server = dev();
     let mut watcher = Client::new(&server);
