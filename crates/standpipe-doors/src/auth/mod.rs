@@ -220,7 +220,8 @@ impl Credentials {
             Ok(identified) => Ok(identified),
             Err(Disbelief::Refused(error)) => Err(error),
             Err(Disbelief::Wants(set)) => {
-                set.fetched_anew(&self.0.limits).await;
+                // In a box: this is rare, and every request has room for the future.
+                Box::pin(set.fetched_anew(&self.0.limits)).await;
                 self.identify_now(caller)
             }
         }
