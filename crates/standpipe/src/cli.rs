@@ -359,7 +359,7 @@ pub(crate) struct NodeArgs {
     /// Where redis clients connect: an address, or the path of a Unix socket [default: nowhere]
     #[arg(long, value_name = "HOST:PORT|PATH")]
     pub(crate) resp: Option<String>,
-    /// Speak https too, with the certificate of this host name (see [tls] and docs/security.md)
+    /// Speak https too, with the certificate of this host name (see docs/security.md)
     #[arg(long, value_name = "NAME")]
     pub(crate) tls: Option<String>,
     /// Where https is spoken [default: 0.0.0.0:443]
