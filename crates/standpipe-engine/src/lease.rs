@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heed::RoTxn;
+use serde_json::{Value, json};
 use standpipe_tree::{Location, PRIORITY, Path, Rows, RowsBuilder, Write, is_priority_key, segment_len};
 
 use crate::bytes::{Reader, put_block};
@@ -134,7 +135,7 @@ pub(crate) fn encode_identity(identity: &Identity, out: &mut Vec<u8>) {
     match identity {
         Identity::Anonymous => out.push(0),
         Identity::User(user) => {
-            out.push(1);
+            out.push(3);
             put_block(out, user.auth_json().as_bytes());
         }
         Identity::Admin => out.push(2),
@@ -144,8 +145,14 @@ pub(crate) fn encode_identity(identity: &Identity, out: &mut Vec<u8>) {
 pub(crate) fn decode_identity(reader: &mut Reader<'_>) -> Option<Identity> {
     Some(match reader.u8()? {
         0 => Identity::Anonymous,
-        1 => Identity::user(serde_json::from_slice(reader.block()?).ok()?),
+        // Of format 1: a uid, and the claims of a token.
+        1 => {
+            let uid = std::str::from_utf8(reader.block()?).ok()?;
+            let claims: Value = serde_json::from_slice(reader.block()?).ok()?;
+            Identity::user(json!({ "uid": uid, "provider": null, "token": claims }))
+        }
         2 => Identity::Admin,
+        3 => Identity::user(serde_json::from_slice(reader.block()?).ok()?),
         _ => return None,
     })
 }
@@ -318,4 +325,25 @@ fn lease_of(key: &[u8]) -> Option<LeaseId> {
 
 fn damaged() -> Error {
     Error::new(ErrorKind::Internal, "damaged database: a lease can't be read; restore a backup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_come_back_those_of_format_1_too() {
+        let back = |bytes: &[u8]| decode_identity(&mut Reader::new(bytes));
+        for identity in [Identity::Anonymous, Identity::Admin, Identity::user(json!({"uid": "u", "role": [1]}))] {
+            let mut bytes = Vec::new();
+            encode_identity(&identity, &mut bytes);
+            assert_eq!(back(&bytes), Some(identity));
+            assert_eq!(back(&bytes[..bytes.len() - 1]), None);
+        }
+        let mut old = vec![1];
+        put_block(&mut old, b"maya");
+        put_block(&mut old, br#"{"sub":"maya"}"#);
+        let auth = json!({"uid": "maya", "provider": null, "token": {"sub": "maya"}});
+        assert_eq!(back(&old), Some(Identity::user(auth)));
+    }
 }
