@@ -16,7 +16,7 @@ pub(crate) struct Expiry(Option<Pin<Box<Sleep>>>);
 impl Expiry {
     /// The credential in force ends at `at`.
     pub(crate) fn set(&mut self, at: Option<SystemTime>) {
-        self.0 = at.map(|at| Box::pin(sleep_until(instant(at))));
+        self.0 = at.and_then(instant).map(|at| Box::pin(sleep_until(at)));
     }
 
     /// Closes the session once the credential has ended.
@@ -30,7 +30,21 @@ impl Expiry {
     }
 }
 
-/// The moment of a clock time, for timers.
-pub(crate) fn instant(at: SystemTime) -> Instant {
-    Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default()
+/// The moment of a clock time, for timers; `None` for one so far away that no timer can tell it.
+pub(crate) fn instant(at: SystemTime) -> Option<Instant> {
+    Instant::now().checked_add(at.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn an_end_in_the_past_is_now_and_one_far_away_does_no_harm() {
+        assert!(instant(UNIX_EPOCH).is_some_and(|at| at <= Instant::now()));
+        let far = UNIX_EPOCH.checked_add(Duration::from_secs(i64::MAX as u64)).and_then(instant);
+        assert!(far.is_none_or(|at| at > Instant::now() + Duration::from_secs(1 << 32)));
+    }
 }

@@ -11,7 +11,7 @@ use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Context;
 use super::listens::{Listens, News};
 use super::request::{Change, Refused, Unread, ask};
-use crate::auth::{Caller, EXPIRED, Identified};
+use crate::auth::{Caller, EXPIRED, Identified, instant};
 use crate::dispatch::{Leases, Write, refused, run};
 use crate::fault;
 
@@ -513,11 +513,7 @@ impl<L: Link> Talk<L> {
 
     /// From here on the client is somebody else, or the same for longer.
     async fn be(&mut self, who: Identified) -> Result<(), End> {
-        // An end beyond what the clock can tell is none.
-        self.expires_at = who.expires_at.and_then(|at| {
-            let left = at.duration_since(SystemTime::now()).unwrap_or_default();
-            Instant::now().checked_add(left)
-        });
+        self.expires_at = who.expires_at.and_then(instant);
         if who.identity != *self.listens.identity() {
             for message in self.listens.judge(who.identity).await? {
                 self.tell(message).await?;

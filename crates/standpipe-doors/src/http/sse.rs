@@ -55,7 +55,7 @@ impl Feed {
         expires_at: Option<SystemTime>,
     ) -> Self {
         Self {
-            expires_at: expires_at.map(instant),
+            expires_at: expires_at.and_then(instant),
             subscription,
             session,
             keep_alive_at: Instant::now() + KEEP_ALIVE,
