@@ -12,6 +12,7 @@ mod line;
 mod pipe;
 mod render;
 mod resp;
+mod scratch;
 
 pub use crate::auth::{Algorithm, Authority, Caller, Credentials, Identified, Issuer, Key, SECRET_BYTES_MIN};
 pub use crate::dispatch::Dispatch;

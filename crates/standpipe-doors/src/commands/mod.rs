@@ -7,8 +7,6 @@
 //! that all connections of a thread share; what is left of them when the turn ends (half a command, a
 //! reply the peer does not take) moves into the connection's own, which an idle connection has none of.
 
-pub(crate) mod scratch;
-
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -23,7 +21,7 @@ use standpipe_serve::{BytesPermit, CloseReason, Conn, ConnIo, Limits, Outcome, R
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use self::scratch::{Scratch, TURN_BYTES, with_scratch};
+use crate::scratch::{Scratch, TURN_BYTES, with_scratch};
 
 /// Commands of one connection whose answers may be under way at once; more wait unread.
 const FLIGHT_MAX: usize = 1_024;

@@ -9,6 +9,7 @@ use standpipe_wire::longpoll::{self as wire, Request};
 
 use super::poll::Polls;
 use super::{Context, session};
+use crate::dispatch::refused;
 
 /// An answer's media type and body.
 pub(crate) type Script = (&'static str, Vec<u8>);
@@ -64,7 +65,7 @@ async fn start(
         opened = Some(poll);
         session::serve(link, own, context)
     });
-    branch.map_err(|refusal| Error::overloaded(refusal.to_string(), refusal.retry_after()))?;
+    branch.map_err(refused)?;
     let poll = opened.expect("a branch is served");
     let mut script = wire::start(page, poll.id(), poll.password());
     script.extend_from_slice(&poll.arrive().answer(hold).await);

@@ -20,8 +20,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::poll_move::carry_on;
 use super::session::{self, Incoming, Link};
 use super::{Context, Polls};
-use crate::commands::scratch::{TURN_BYTES, with_scratch};
 use crate::http::{Busy, Stream};
+use crate::scratch::{TURN_BYTES, with_scratch};
 
 /// Bytes written at once; what is longer is made and written in parts.
 const WRITE_BYTES: usize = 64 << 10;

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::io::{Activity, Busy};
 use super::sse::Feed;
+use crate::dispatch::refused;
 use crate::firebase::websocket::Upgrade;
 
 /// The bytes a reply consists of.
@@ -113,7 +114,7 @@ pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: In
     if announced > max as u64 {
         return Err(too_large(max));
     }
-    let mut permit = session.body_bytes(0).map_err(super::refused)?;
+    let mut permit = session.body_bytes(0).map_err(refused)?;
     let deadline = Deadline::after(limits.body_ms_max);
     let progress_max = Duration::from_millis(limits.body_progress_ms_max);
     let mut single: Option<Bytes> = None;
@@ -132,7 +133,7 @@ pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: In
         if received > max {
             return Err(too_large(max));
         }
-        permit.grow(data.len()).map_err(super::refused)?;
+        permit.grow(data.len()).map_err(refused)?;
         // The usual body is one frame: it is parsed where it lies.
         match single.take() {
             None if whole.is_empty() => single = Some(data),

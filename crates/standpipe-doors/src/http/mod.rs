@@ -33,7 +33,7 @@ pub(crate) use self::rest::parse as parse_write;
 use self::route::{Route, route};
 use self::sse::{TakenBy, Takeover};
 use crate::auth::{Caller, Credentials, Identified};
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, refused};
 use crate::fault::{self, http_refusal, http_status};
 use crate::firebase::websocket::Upgrade;
 use crate::firebase::{self, Polls, Sessions};
@@ -307,11 +307,6 @@ fn account(guard: &mut RequestGuard, error: &Error) {
 
 fn request_deadline(session: &Session) -> Deadline {
     Deadline::after(session.limits().request_ms_max)
-}
-
-/// What the serving core refused, in the engine's words.
-fn refused(refusal: Refusal) -> Error {
-    Error::overloaded(refusal.to_string(), refusal.retry_after())
 }
 
 /// The methods of a location.

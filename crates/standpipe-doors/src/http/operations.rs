@@ -67,9 +67,10 @@ impl Admin<'_> {
     pub(super) async fn put_rules(&self, body: Incoming, query: Option<&str>) -> Result<Answer, Error> {
         let bytes = receive(self.session, self.activity, body).await?;
         let text = String::from_utf8(bytes.to_vec()).map_err(|_| Error::bad_request("rules must be UTF-8 text"))?;
-        standpipe_tree::RuleSet::compile(&text).map_err(|error| Error::bad_request(error.to_string()))?;
         let dry_run = query.is_some_and(|query| query.split('&').any(|pair| pair == "dryRun=true"));
-        if !dry_run {
+        if dry_run {
+            standpipe_tree::RuleSet::compile(&text).map_err(|error| Error::bad_request(error.to_string()))?;
+        } else {
             let write = Write::new(Op::Rules(text));
             self.dispatch.write(&self.database()?, &Identity::Admin, write, request_deadline(self.session)).await?;
         }

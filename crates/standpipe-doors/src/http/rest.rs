@@ -20,7 +20,7 @@ use super::io::Activity;
 use super::params::{Params, Print};
 use super::sse::Feed;
 use super::{Answer, json_answer, request_deadline};
-use crate::dispatch::{Dispatch, Leases, Read, ReadReply, Slices, Watcher, Write, run};
+use crate::dispatch::{Dispatch, Leases, Read, ReadReply, Slices, Watcher, Write, refused, run};
 
 pub(super) static ETAG_WANTED: HeaderName = HeaderName::from_static("x-firebase-etag");
 pub(super) static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
@@ -146,7 +146,7 @@ impl Call<'_> {
     /// `GET` of an event stream.
     pub(super) async fn listen(self) -> Result<Answer, Error> {
         self.refuse_condition()?;
-        let permit = self.session.watch_permit().map_err(super::refused)?;
+        let permit = self.session.watch_permit().map_err(refused)?;
         let since = match self.header(&LAST_EVENT_ID)? {
             None | Some("") => None,
             Some(id) => Some(
