@@ -20,7 +20,7 @@ described in [firebase.md](firebase.md).
 
 | what | here |
 |---|---|
-| integers beyond 2^53 | kept exactly up to 64 bits, or refused; never rounded |
+| integers beyond 2^53 | kept exactly up to 64 bits; beyond that refused, but for `standpipe import`, which rounds them |
 | duplicate keys in one JSON object | refused; Firebase keeps the last |
 | database names (`ns`) | up to 64 bytes, whatever they are but control characters |
 | onDisconnect over a server crash | runs when the server is back, rules checked then |
