@@ -1,0 +1,81 @@
+//! A plan: the tasks of a run and what each waits for. A run of one command is a plan of one task. Reading plans
+//! from files, and following one, are other modules' business.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Command;
+use crate::name::Name;
+
+/// What a run does. Checked before it is accepted: names are unique, `needs` are known and without a circle.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plan {
+    /// The tasks, in the order of the file.
+    pub tasks: Vec<Task>,
+    /// Tasks at once; `None` is the node's `run_tasks_max`.
+    pub parallel: Option<usize>,
+    /// Wall-clock time of the whole run, in milliseconds, after which it is stopped as timed out.
+    pub timeout_ms: Option<u64>,
+}
+
+/// One task of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Unique in its plan. A member of a matrix is named after its values.
+    pub name: Name,
+    /// What it runs.
+    pub command: Command,
+    /// Tasks that must have ended well before this one starts (see `when`).
+    #[serde(default)]
+    pub needs: Vec<Name>,
+    /// The condition under which it runs at all, as text (`docs/pipelines.md`); `None` is when all it needs succeeded.
+    #[serde(default)]
+    pub when: Option<String>,
+    /// Attempts after the first that has failed.
+    #[serde(default)]
+    pub retries: u32,
+    /// Time between attempts.
+    #[serde(default)]
+    pub backoff: Backoff,
+    /// Its failure does not fail the run, and what needs it runs.
+    #[serde(default)]
+    pub continue_on_failure: bool,
+    /// Files to keep when it has succeeded.
+    #[serde(default)]
+    pub artefacts: Vec<Artefact>,
+    /// Outputs of other tasks it gets as variables: variable → `task.output`.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
+    /// The values of the matrix that made it, if one did.
+    #[serde(default)]
+    pub matrix: BTreeMap<String, String>,
+}
+
+/// Time between two attempts: `first_ms`, doubled each time, at most `max_ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// Before the second attempt, in milliseconds.
+    pub first_ms: u64,
+    /// At most, in milliseconds.
+    pub max_ms: u64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first_ms: 1_000, max_ms: 60_000 }
+    }
+}
+
+/// A file, or files, that a task leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artefact {
+    /// What it is fetched by.
+    pub name: Name,
+    /// The file, relative to the task's folder.
+    pub path: String,
+    /// Bytes it may have; the node's `artefact_bytes_max` when `None`.
+    #[serde(default)]
+    pub bytes_max: Option<u64>,
+}
