@@ -5,6 +5,8 @@
 //! reads no configuration file.
 
 mod command;
+#[allow(dead_code, reason = "the supervisor calls it")]
+mod events;
 mod name;
 mod plan;
 mod record;
