@@ -32,8 +32,10 @@ pub trait Listener: Send {
 pub enum Peer {
     /// A network address.
     Ip(IpAddr),
-    /// A process on this machine, over a Unix socket or a pipe.
+    /// A process on this machine, over a pipe, or over a Unix socket of a system that does not tell whose it is.
     Local,
+    /// A process of this user of this machine (its effective uid when it connected), over a Unix socket.
+    User(u32),
 }
 
 impl Peer {
@@ -41,8 +43,16 @@ impl Peer {
     pub fn is_local(self) -> bool {
         match self {
             Self::Ip(address) => address.to_canonical().is_loopback(),
-            Self::Local => true,
+            Self::Local | Self::User(_) => true,
         }
+    }
+
+    /// A process of the user whose process this is, over a Unix socket.
+    pub fn is_own_user(self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::User(uid) if uid == rustix::process::geteuid().as_raw());
+        #[cfg(not(unix))]
+        return false;
     }
 }
 
@@ -50,7 +60,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(address) => address.fmt(f),
-            Self::Local => f.write_str("local"),
+            Self::Local | Self::User(_) => f.write_str("local"),
         }
     }
 }

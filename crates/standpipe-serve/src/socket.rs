@@ -171,7 +171,8 @@ impl SocketListener {
             #[cfg(unix)]
             Live::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Conn::plain(ConnIo::Unix(stream), Peer::Local))
+                let peer = stream.peer_cred().map_or(Peer::Local, |whose| Peer::User(whose.uid()));
+                Ok(Conn::plain(ConnIo::Unix(stream), peer))
             }
         }
     }

@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use standpipe_engine::{Error, ErrorKind, Identity};
-use standpipe_serve::LimitsHandle;
+use standpipe_serve::{LimitsHandle, Peer};
 use tokio::sync::Notify;
 
 use self::cache::{Cache, digest};
@@ -208,6 +208,17 @@ impl Credentials {
     /// Whether the emulator's conventions hold.
     pub(crate) fn is_emulator(&self) -> bool {
         self.0.authority.load().emulator
+    }
+
+    /// Whether who asks is an operator, who may have any command run: the bearer of the data folder's secret on this
+    /// machine, or a process of the server's own user over its Unix socket that shows no other credential. The
+    /// emulator's `owner` is none: every page of a browser can say it.
+    pub(crate) fn is_operator(&self, credential: Option<&str>, peer: Peer) -> bool {
+        match (credential, self.0.authority.load().admin_token.as_deref()) {
+            (Some(credential), Some(secret)) => peer.is_local() && same(secret, credential),
+            (Some(_), None) => false,
+            (None, _) => peer.is_own_user(),
+        }
     }
 
     /// Who the caller is. Waits only where a key set has to be fetched first.

@@ -229,7 +229,12 @@ impl HttpDoor {
                     _ => Ok(not_allowed("GET, HEAD")),
                 }
             }
-            Route::Emulators | Route::Unknown => Err(Error::new(
+            Route::OpenApi
+            | Route::Runs(_)
+            | Route::Stream(_)
+            | Route::Asset(_)
+            | Route::Emulators
+            | Route::Unknown => Err(Error::new(
                 ErrorKind::NotFound,
                 "no such resource; append '.json' to the end of the URL to use the REST API",
             )),

@@ -1,9 +1,11 @@
 //! What a request line asks for: the path part of the URL, decoded, and which handler it means.
 //! Query parameters are `params`' business, methods the handlers'.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use standpipe_engine::Error;
-use standpipe_tree::Location;
+use standpipe_tree::{Location, Path};
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +36,47 @@ pub(crate) enum Route {
     Ready,
     /// `/metrics`, for Prometheus.
     Metrics,
+    /// `/openapi.json`: the description of what follows.
+    OpenApi,
+    /// Below `/runs` and `/jobs`: control of runs, and what they say.
+    Runs(Place),
+    /// `/streams/<path>`: any stream.
+    Stream(Path),
+    /// `/assets/run/<name>`: a file of the page of a run.
+    Asset(String),
     /// `/`: a word for people and for clients that probe whether the server is up.
     Index,
     /// Nothing is there.
     Unknown,
+}
+
+/// A place below `/runs` or `/jobs`. A run is named by its id (`nightly@17`), or by its name, which means the newest of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `/runs`.
+    List,
+    /// `/runs/prune`, as far as it is posted to: a run may have that name.
+    Prune,
+    /// `/runs/<run>`.
+    Run(String),
+    /// `/runs/<run>/out`, or `/runs/<run>/tasks/<task>/out`.
+    Output { run: String, task: Option<String> },
+    /// `/runs/<run>/stop`, `retry` or `resume`.
+    Act { run: String, act: Act },
+    /// `/runs/<run>/artefacts/<task>/<name>`.
+    Artefact { run: String, task: String, name: String },
+    /// `/jobs`.
+    Jobs,
+    /// `/jobs/<job>`.
+    Job(String),
+}
+
+/// What is done to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Stop,
+    Retry,
+    Resume,
 }
 
 /// Reads the path of a URL, still percent-encoded.
@@ -47,6 +86,7 @@ pub(crate) enum Route {
 pub(crate) fn route(path: &str) -> Result<Route, Error> {
     Ok(match path {
         "/" => Route::Index,
+        "/openapi.json" => Route::OpenApi,
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
         "/metrics" => Route::Metrics,
@@ -61,9 +101,43 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
         "/emulators" => Route::Emulators,
         path => match path.strip_suffix(".json") {
             Some(path) => Route::Tree(location(path)?),
-            None => Route::Unknown,
+            None => plain(path)?,
         },
     })
+}
+
+/// What is no location of the tree: its addresses end in `.json`, these do not.
+fn plain(path: &str) -> Result<Route, Error> {
+    if let Some(path) = path.strip_prefix("/streams/") {
+        return match location(path)? {
+            Location::Node(path) if !path.is_root() => Ok(Route::Stream(path)),
+            _ => Ok(Route::Unknown),
+        };
+    }
+    let segments = path.trim_start_matches('/').split('/').map(segment).collect::<Result<Vec<_>, _>>()?;
+    let segments: Vec<&str> = segments.iter().map(|segment| &**segment).collect();
+    let (run, own) = (|run: &str| run.to_owned(), |text: &str| text.to_owned());
+    Ok(Route::Runs(match segments[..] {
+        ["runs"] | ["runs", ""] => Place::List,
+        ["runs", "prune"] => Place::Prune,
+        ["runs", id] => Place::Run(run(id)),
+        ["runs", id, "out"] => Place::Output { run: run(id), task: None },
+        ["runs", id, "tasks", task, "out"] => Place::Output { run: run(id), task: Some(own(task)) },
+        ["runs", id, "stop"] => Place::Act { run: run(id), act: Act::Stop },
+        ["runs", id, "retry"] => Place::Act { run: run(id), act: Act::Retry },
+        ["runs", id, "resume"] => Place::Act { run: run(id), act: Act::Resume },
+        ["runs", id, "artefacts", task, name] => Place::Artefact { run: run(id), task: own(task), name: own(name) },
+        ["jobs"] | ["jobs", ""] => Place::Jobs,
+        ["jobs", job] => Place::Job(own(job)),
+        ["assets", "run", name] => return Ok(Route::Asset(own(name))),
+        _ => return Ok(Route::Unknown),
+    }))
+}
+
+/// One segment, decoded.
+fn segment(text: &str) -> Result<Cow<'_, str>, Error> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map_err(|_| Error::bad_request("Invalid path: percent-encoded bytes are not UTF-8"))
 }
 
 /// Percent-decodes segment by segment, so that an encoded slash can't split a key.
@@ -73,9 +147,7 @@ fn location(path: &str) -> Result<Location, Error> {
     }
     let mut decoded = String::with_capacity(path.len());
     for segment in path.split('/') {
-        let text = percent_decode_str(segment)
-            .decode_utf8()
-            .map_err(|_| Error::bad_request("Invalid path: percent-encoded bytes are not UTF-8"))?;
+        let text = self::segment(segment)?;
         if text.contains('/') {
             return Err(Error::bad_request("Invalid path: a key can't contain '/'"));
         }
@@ -123,6 +195,21 @@ mod tests {
         check("/a%2Fb.json", Err("'/'"));
         check("/a%ff.json", Err("UTF-8"));
         check("/a.b.json", Err("."));
+        check("/openapi.json", Ok("OpenApi"));
+        check("/runs", Ok("Runs(List)"));
+        check("/runs/prune", Ok("Runs(Prune)"));
+        check("/runs/nightly%4017", Ok("Runs(Run(\"nightly@17\"))"));
+        check("/runs/a@1/out", Ok("Runs(Output { run: \"a@1\", task: None })"));
+        check("/runs/a@1/tasks/t/out", Ok("Runs(Output { run: \"a@1\", task: Some(\"t\") })"));
+        check("/runs/a/stop", Ok("Runs(Act { run: \"a\", act: Stop })"));
+        check("/runs/a/artefacts/t/x", Ok("Runs(Artefact { run: \"a\", task: \"t\", name: \"x\" })"));
+        check("/runs/a/tasks", Ok("Unknown"));
+        check("/runs/a.json", Ok("/runs/a"));
+        check("/jobs/nightly", Ok("Runs(Job(\"nightly\"))"));
+        check("/assets/run/page.js", Ok("Asset(\"page.js\")"));
+        check("/streams/a/b", Ok("Stream(/a/b)"));
+        check("/streams/", Ok("Unknown"));
+        check("/runs/%ff", Err("UTF-8"));
         check("/a%00.json", Err(""));
         check("/.hidden/a.json", Err(""));
     }
