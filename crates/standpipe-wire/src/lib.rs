@@ -4,6 +4,7 @@
 pub mod firebase;
 pub mod line;
 pub mod longpoll;
+pub mod records;
 pub mod resp;
 pub mod sse;
 pub mod websocket;
