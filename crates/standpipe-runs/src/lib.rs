@@ -4,14 +4,24 @@
 //! It never talks to a viewer, only to the tree and its streams; it knows no protocol, parses no arguments and
 //! reads no configuration file.
 
+mod board;
 mod command;
 #[allow(dead_code, reason = "the supervisor calls it")]
 mod events;
+mod jobs;
 mod name;
 mod plan;
 mod record;
+mod runs;
+mod schedule;
+mod settings;
 
+pub use crate::board::Board;
 pub use crate::command::{Command, OutputLimits, PtySize, ResourceLimits, Secret, SecretSource, Stdin};
+pub use crate::jobs::{JobInfo, JobSpec, ParamSpec, ParamType};
 pub use crate::name::{InvalidName, Name, RunId};
 pub use crate::plan::{Artefact, Backoff, Plan, Task};
 pub use crate::record::{Ended, Progress, RunRecord, RunState, TaskRecord, TaskState, Usage};
+pub use crate::runs::Runs;
+pub use crate::schedule::{Missed, Schedule};
+pub use crate::settings::{Durations, Filter, Group, Policy, Prune, RunsSettings, RunsStats, Start};

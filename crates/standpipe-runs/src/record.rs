@@ -2,6 +2,7 @@
 //! retry and a resume read; the values below `runs/` in the tree are made from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -177,8 +178,8 @@ pub struct RunRecord {
     pub params: BTreeMap<String, String>,
     /// Who started it: `local`, `schedule`, or the `uid` of a user.
     pub by: String,
-    /// What it does.
-    pub plan: Plan,
+    /// What it does. Never changes, and may be large: stored beside the record, once.
+    pub plan: Arc<Plan>,
     /// Whether it is one command, whose output is the run's own stream.
     pub single: bool,
     /// Where it stands.
