@@ -7,6 +7,7 @@ mod conn;
 mod coverage;
 mod io;
 mod operations;
+mod page;
 mod params;
 mod rest;
 mod route;
@@ -30,7 +31,7 @@ pub(crate) use self::io::{Busy, Stream};
 pub(crate) use self::params::Params;
 use self::rest::Call;
 pub(crate) use self::rest::parse as parse_write;
-use self::route::{Route, route};
+use self::route::{Place, Route, route};
 use self::sse::{TakenBy, Takeover};
 use crate::auth::{Caller, Credentials, Identified};
 use crate::dispatch::{Dispatch, refused};
@@ -228,6 +229,13 @@ impl HttpDoor {
                     (Route::Rules, _) => Ok(not_allowed("GET, HEAD, PUT")),
                     _ => Ok(not_allowed("GET, HEAD")),
                 }
+            }
+            Route::Asset(ref name) if let Some(file) = page::asset(name, &parts.headers) => match method {
+                Method::GET => Ok(file),
+                _ => Ok(not_allowed("GET, HEAD")),
+            },
+            Route::Runs(Place::Run(_)) if method == Method::GET && page::wants_page(&parts.headers) => {
+                Ok(page::page(&parts.headers))
             }
             Route::OpenApi
             | Route::Runs(_)
