@@ -244,6 +244,27 @@ impl Client {
         self.prepare(Method::GET, &self.target(&resource(path), &[]), headers, Bytes::new())
     }
 
+    /// Opens the event stream at a plain place, not a path of the tree: `/runs/nightly@17/out`, not escaped; after
+    /// the event `after` where one is given.
+    ///
+    /// # Errors
+    /// As [`super::Target::call`].
+    pub(in crate::client) async fn events(
+        &self,
+        at: &str,
+        query: &[(&str, String)],
+        after: Option<u64>,
+    ) -> Result<Incoming> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static("text/event-stream"));
+        if let Some(seq) = after {
+            headers.insert("last-event-id", seq.into());
+        }
+        let request = self.prepare(Method::GET, &self.target(&place(at), query), headers, Bytes::new())?;
+        let response = self.send(request, SILENCE_MAX).await?;
+        self.event_stream(response)
+    }
+
     fn event_stream(&self, response: Response<Incoming>) -> Result<Incoming> {
         let kind = response.headers().get(header::CONTENT_TYPE);
         if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
@@ -381,12 +402,17 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// `/a/b.json` for a path as typed.
 fn resource(path: &str) -> String {
+    format!("{}.json", place(path))
+}
+
+/// `/a/b` for a path as typed.
+fn place(path: &str) -> String {
     let segments: Vec<String> = path
         .split('/')
         .filter(|segment| !segment.is_empty())
         .map(|segment| utf8_percent_encode(segment, ESCAPED).to_string())
         .collect();
-    format!("/{}.json", segments.join("/"))
+    format!("/{}", segments.join("/"))
 }
 
 /// What this client trusts: the roots of this machine, or those in the file that SSL_CERT_FILE names. Reading

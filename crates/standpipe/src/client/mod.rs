@@ -3,6 +3,7 @@
 
 mod http;
 pub(crate) mod import;
+pub(crate) mod logs;
 pub(crate) mod position;
 pub(crate) mod presence;
 pub(crate) mod token;
