@@ -4,10 +4,13 @@
 //! It never talks to a viewer, only to the tree and its streams; it knows no protocol, parses no arguments and
 //! reads no configuration file.
 
+mod artefacts;
 mod board;
 mod command;
 #[allow(dead_code, reason = "the supervisor calls it")]
 mod events;
+mod file;
+mod graph;
 mod jobs;
 mod name;
 mod plan;
@@ -16,9 +19,13 @@ mod record;
 mod runs;
 mod schedule;
 mod settings;
+mod units;
+#[allow(dead_code, reason = "the execution decides them")]
+mod when;
 
 pub use crate::board::Board;
 pub use crate::command::{Command, OutputLimits, PtySize, ResourceLimits, Secret, SecretSource, Stdin};
+pub use crate::file::{Base, FileBounds, FileError, FileErrors, FileFormat, Param, Pipeline, WrongParam};
 pub use crate::jobs::{JobInfo, JobSpec, ParamSpec, ParamType};
 pub use crate::name::{InvalidName, Name, RunId};
 pub use crate::plan::{Artefact, Backoff, Plan, Task};
@@ -26,3 +33,4 @@ pub use crate::record::{Ended, Progress, RunRecord, RunState, TaskRecord, TaskSt
 pub use crate::runs::Runs;
 pub use crate::schedule::{Missed, Schedule, ScheduleError};
 pub use crate::settings::{Durations, Filter, Group, Policy, Prune, RunsSettings, RunsStats, Start};
+pub use crate::units::{duration_ms, size_bytes};

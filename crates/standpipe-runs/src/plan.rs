@@ -51,6 +51,9 @@ pub struct Task {
     /// The values of the matrix that made it, if one did.
     #[serde(default)]
     pub matrix: BTreeMap<String, String>,
+    /// The task of the file whose matrix made it; conditions may mean all members by that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_of: Option<Name>,
 }
 
 /// Time between two attempts: `first_ms`, doubled each time, at most `max_ms`.
@@ -78,4 +81,37 @@ pub struct Artefact {
     /// Bytes it may have; the node's `artefact_bytes_max` when `None`.
     #[serde(default)]
     pub bytes_max: Option<u64>,
+    /// The task has succeeded without it, too.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// How a parameter stands in an argument or a variable.
+pub(crate) const PARAMS_BEGIN: &str = "${params.";
+
+/// The parameter that a whole argument stands for: `${params.target}`.
+pub(crate) fn param_of(text: &str) -> Option<&str> {
+    text.strip_prefix(PARAMS_BEGIN)?.strip_suffix('}').filter(|name| !name.contains(['$', '{', '}']))
+}
+
+impl Plan {
+    /// Puts the values of parameters in: for arguments and variables that are nothing but `${params.x}`, and for every task
+    /// as the variable `PARAM_X`. Never into a part of an argument, which may be a line for a shell.
+    pub(crate) fn fill(&mut self, params: &BTreeMap<String, String>) {
+        for command in self.tasks.iter_mut().map(|task| &mut task.command) {
+            for text in command.argv.iter_mut().chain(command.env.values_mut()) {
+                if let Some(value) = param_of(text).and_then(|name| params.get(name)) {
+                    text.clone_from(value);
+                }
+            }
+            let variables = params.iter().map(|(name, value)| (variable_of("PARAM_", name), value.clone()));
+            command.env.extend(variables);
+        }
+    }
+}
+
+/// The variable that holds a parameter or a value of a matrix: `PARAM_TARGET`, `MATRIX_OS`.
+pub(crate) fn variable_of(prefix: &str, name: &str) -> String {
+    let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+    prefix.chars().chain(letters).collect()
 }

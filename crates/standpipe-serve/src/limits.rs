@@ -186,6 +186,17 @@ limits! {
     /// seconds. Default 86,400. Later: tokens that need it are refused until it can be fetched.
     key_set_stale_s_max: u64 = 86_400;
 
+    /// Runs: bytes of a pipeline's file. Default 256 KiB. Over it: the pipeline is refused.
+    pipeline_bytes_max: usize = 256 * KIB;
+    /// Runs: tasks of a pipeline, members of matrices counted. Default 500. Over it: the pipeline is refused.
+    pipeline_tasks_max: usize = 500;
+    /// Runs: tasks of one run at work at once. Default 16. Over it: a task waits until another has ended.
+    run_tasks_max: usize = 16;
+    /// Runs: bytes of one artefact. Default 256 MiB. Over it: its task has failed.
+    artefact_bytes_max: u64 = 256 * MIB as u64;
+    /// Runs: bytes of all artefacts of one run. Default 1 GiB. Over it: the task whose artefact it is has failed.
+    run_artefacts_bytes_max: u64 = GIB as u64;
+
     /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
     /// with a retry hint.
     writer_queue_intents_max: usize = 16_384;
