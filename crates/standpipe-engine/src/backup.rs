@@ -32,7 +32,7 @@ impl Database {
     /// Writes a compact copy of one consistent state into `file` and syncs it. Reads and writes
     /// go on meanwhile; space freed by them is reused only afterwards.
     pub fn backup(&self, file: &mut File) -> Result<()> {
-        self.store().copy_to(file)?;
+        self.store().env().copy_to(file)?;
         file.sync_all().map_err(Error::internal)
     }
 }

@@ -204,8 +204,8 @@ impl Database {
             queue_intents,
             queue_bytes,
             topics: self.hub.topic_count(),
-            map_bytes: self.store.map_bytes(),
-            used_bytes: self.store.used_bytes(),
+            map_bytes: self.store.env().map_bytes(),
+            used_bytes: self.store.env().used_bytes(),
             synced: self.config.load().durability == Durability::Commit,
             ..DatabaseStats::default()
         };

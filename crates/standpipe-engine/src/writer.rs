@@ -25,7 +25,7 @@ use crate::queue::{Queue, Queued, Taken};
 use crate::record::{Effect, Encoded, Record, Transaction, peek_time_ms};
 use crate::rules::Rules;
 use crate::store::keys::{change_key, change_rev};
-use crate::store::{State, Store, WriteTxn};
+use crate::store::{CommitError, State, Store, WriteTxn};
 use crate::view::View;
 
 /// How often a batch is decided again because others took the position, before its callers are
@@ -39,14 +39,8 @@ const POLL: Duration = Duration::from_millis(250);
 const APPEND_PATIENCE: Duration = Duration::from_secs(10);
 /// Records dropped from the kept tail per commit: more than one, so that it shrinks.
 const TRIM_MAX: usize = 8;
-/// Room above `map_bytes_max` for writes that only remove, and for the pages that removing takes.
-const MAP_RESERVE: usize = 16 << 20;
-/// How much of the reserve one removal gets: what it leaves over, other writes may take.
-const MAP_RESERVE_STEP: usize = 1 << 20;
 /// When a release is tried again that could not be committed: a full disk, a log out of reach.
 const OWED_RETRY: Duration = Duration::from_secs(1);
-/// Less than this free on the file system means a failed commit was a full disk.
-const DISK_FULL_BELOW: u64 = 4 << 20;
 
 /// Called when a database can't go on; the binary ends the process.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
@@ -63,6 +57,16 @@ enum Failure {
     Fatal(Error),
 }
 
+impl From<CommitError> for Failure {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::MapFull => Self::MapFull,
+            CommitError::Refused(error) => Self::Refused(error),
+            CommitError::Fatal(error) => Self::Fatal(error),
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Fatal(error)
@@ -71,10 +75,7 @@ impl From<Error> for Failure {
 
 impl From<heed::Error> for Failure {
     fn from(error: heed::Error) -> Self {
-        match error {
-            heed::Error::Mdb(heed::MdbError::MapFull) => Self::MapFull,
-            error => Self::Fatal(error.into()),
-        }
+        CommitError::from(error).into()
     }
 }
 
@@ -122,13 +123,13 @@ impl Writer {
             }
             let result = if batch.is_empty() { self.catch_up() } else { self.commit(batch) };
             if let Err(error) = result.and_then(|()| self.sync_when_due()) {
-                tracing::error!(?error, dir = %self.store.dir().display(), "the database stops");
+                tracing::error!(?error, dir = %self.store.env().dir().display(), "the database stops");
                 (self.on_fatal)(error.message());
                 return;
             }
         }
         if self.unsynced
-            && let Err(error) = self.store.sync()
+            && let Err(error) = self.store.env().sync()
         {
             (self.on_fatal)(error.message());
         }
@@ -172,7 +173,7 @@ impl Writer {
         }
         if !self.owed.is_empty() {
             let leases = self.owed.len();
-            tracing::warn!(leases, dir = %self.store.dir().display(), "leases of earlier connections can't be released yet");
+            tracing::warn!(leases, dir = %self.store.env().dir().display(), "leases of earlier connections can't be released yet");
         }
         Ok(())
     }
@@ -191,7 +192,7 @@ impl Writer {
             && self.unsynced
             && self.last_sync.elapsed() >= every
         {
-            self.store.sync()?;
+            self.store.env().sync()?;
             self.unsynced = false;
             self.last_sync = Instant::now();
         }
@@ -342,7 +343,7 @@ impl Writer {
         }
         store.put_state(&mut write.txn, state)?;
         fault::point("before_commit");
-        write.commit().map_err(|error| self.commit_failed(error))?;
+        write.commit().map_err(|error| store.env().commit_failed(error))?;
         fault::point("after_commit");
         // Before anybody is told of what was written under them.
         if rules.version != store.active_rules().version {
@@ -442,22 +443,8 @@ impl Writer {
         Ok(applied.len())
     }
 
-    /// Doubles the map, up to its limit; writes that only remove may go on into a last reserve, a
-    /// step at a time.
     fn grow(&self, only_removes: bool) -> Result<()> {
-        let (current, max) = (self.store.map_bytes(), self.config.load().map_bytes_max);
-        let bytes = if current < max {
-            current.saturating_mul(2).min(max)
-        } else if only_removes && current < max + MAP_RESERVE {
-            current + MAP_RESERVE_STEP
-        } else {
-            return Err(Error::unavailable(format!(
-                "the database is full: it has reached map_bytes_max ({max} bytes); remove data or raise the limit"
-            )));
-        };
-        self.store.grow(bytes)?;
-        tracing::info!(bytes, dir = %self.store.dir().display(), "map grown");
-        Ok(())
+        self.store.env().grow(self.config.load().map_bytes_max, only_removes)
     }
 
     /// Commits nothing: LMDB reuses the pages that a commit freed only in the second one after it.
@@ -466,22 +453,6 @@ impl Writer {
         let state = self.store.state(&write.txn)?;
         self.store.put_state(&mut write.txn, &state)?;
         Ok(write.commit()?)
-    }
-
-    /// Names the cause of a failed commit. LMDB reports a short write as an I/O error, so the
-    /// file system is asked. A full disk is a state; anything else stops the node, because pages
-    /// are marked clean after a failed sync and a second try would lie.
-    fn commit_failed(&self, error: heed::Error) -> Failure {
-        if matches!(error, heed::Error::Mdb(heed::MdbError::MapFull)) {
-            return Failure::MapFull;
-        }
-        let full = matches!(&error, heed::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull)
-            || free_bytes(self.store.dir()).is_some_and(|free| free < DISK_FULL_BELOW);
-        if full {
-            Failure::Refused(Error::unavailable("the disk is full; free some space").with_cause(error))
-        } else {
-            Failure::Fatal(Error::internal(error))
-        }
     }
 }
 
@@ -607,10 +578,4 @@ fn unreachable(error: &LogError) -> Error {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Free bytes of the file system below `dir`.
-fn free_bytes(dir: &std::path::Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

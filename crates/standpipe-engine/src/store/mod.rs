@@ -3,26 +3,26 @@
 //! business of `apply`, `decide` and `record`.
 
 mod cursor;
+mod env;
 mod gate;
 pub(crate) mod keys;
 mod state;
 
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use heed::types::Bytes;
-use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
+use heed::{RoTxn, RwTxn, WithoutTls};
 use smallvec::SmallVec;
 use standpipe_tree::{IndexTree, Leaf, Path};
 use tokio::sync::watch;
 
 pub use self::cursor::StoreCursor;
-use self::gate::{Gate, Pass};
+pub(crate) use self::env::{CommitError, Environment, ReadTxn, WriteTxn};
 pub use self::state::{FORMAT, State};
 use crate::config::{Durability, EngineConfig};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::rules::Rules;
 
 /// A table of byte keys and byte values.
@@ -30,9 +30,6 @@ pub(crate) type Table = heed::Database<Bytes, Bytes>;
 
 const STATE_KEY: &[u8] = b"state";
 const RULES_KEY: &[u8] = b"rules";
-
-/// How long a resize waits for open reads before the writes that need it are refused.
-const RESIZE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +52,7 @@ impl StoreOptions {
 
 /// One LMDB environment with its tables.
 pub(crate) struct Store {
-    env: Env<WithoutTls>,
-    gate: Arc<Gate>,
-    dir: PathBuf,
+    env: Environment,
     pub(crate) tree: Table,
     pub(crate) index: Table,
     pub(crate) changes: Table,
@@ -73,7 +68,7 @@ pub(crate) struct Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Store").field("dir", &self.env.dir()).finish_non_exhaustive()
     }
 }
 
@@ -81,33 +76,13 @@ impl Store {
     /// Opens or creates the environment in `dir`. The caller holds the data folder's lock, so
     /// no other process has it open.
     pub(crate) fn open(dir: &FsPath, options: StoreOptions) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|error| cannot_open(dir, error))?;
-        let mut open = EnvOpenOptions::new().read_txn_without_tls();
-        // A map that shrank below the file's size would be refused: LMDB takes the larger one.
-        open.map_size(round_to_page(options.map_bytes)).max_dbs(8).max_readers(options.readers_max);
-        if options.no_sync {
-            // SAFETY: NO_SYNC gives up durability between syncs, which `Durability::Interval`
-            // asks for by name; it does not affect memory safety.
-            #[allow(unsafe_code)]
-            unsafe {
-                open.flags(EnvFlags::NO_SYNC);
-            }
-        }
-        // SAFETY: the file is changed only through LMDB: the data folder's lock keeps other
-        // processes out, and heed refuses to open one environment twice in this process.
-        #[allow(unsafe_code)]
-        let env = unsafe { open.open(dir) }.map_err(|error| cannot_open(dir, error))?;
-        check_file_length(&env, dir)?;
-        let mut txn = env.write_txn()?;
-        let tree = env.create_database(&mut txn, Some("tree"))?;
-        let index = env.create_database(&mut txn, Some("index"))?;
-        let changes = env.create_database(&mut txn, Some("changes"))?;
-        let leases = env.create_database(&mut txn, Some("leases"))?;
-        let meta = env.create_database(&mut txn, Some("meta"))?;
+        let env = Environment::open(dir, options)?;
+        let [tree, index, changes, leases, meta] = env.prepare(|env, txn| {
+            let mut table = |name| env.create_database(txn, Some(name));
+            Ok([table("tree")?, table("index")?, table("changes")?, table("leases")?, table("meta")?])
+        })?;
         let store = Self {
-            env: env.clone(),
-            gate: Arc::default(),
-            dir: dir.to_owned(),
+            env,
             tree,
             index,
             changes,
@@ -117,9 +92,7 @@ impl Store {
             rules: ArcSwap::default(),
             rules_version: watch::Sender::new(0),
         };
-        let rules = store.prepare(&mut txn)?;
-        txn.commit().map_err(|error| cannot_open(dir, error))?;
-        env.clear_stale_readers()?;
+        let rules = store.env.prepare(|_, txn| store.prepare(txn))?;
         store.set_rules(rules);
         Ok(store)
     }
@@ -154,7 +127,7 @@ impl Store {
         let version = rules.version;
         if let Some(why) = rules.unreadable() {
             tracing::error!(
-                dir = %self.dir.display(),
+                dir = %self.env.dir().display(),
                 why,
                 "the stored rules can't be used, so only administrators are let in; put rules that this version understands"
             );
@@ -167,14 +140,14 @@ impl Store {
         self.rules_version.subscribe()
     }
 
-    /// The folder of this environment.
-    pub(crate) fn dir(&self) -> &FsPath {
-        &self.dir
+    /// The environment, for what concerns it alone: growth, sync, its folder.
+    pub(crate) fn env(&self) -> &Environment {
+        &self.env
     }
 
     /// Opens a snapshot unless the map is being resized right now. Never blocks.
     pub(crate) fn try_snapshot(self: &Arc<Self>) -> Result<Option<Snapshot>> {
-        self.gate.try_enter().map(|pass| self.snapshot_with(pass)).transpose()
+        self.env.try_read()?.map(|read| self.snapshot_of(read)).transpose()
     }
 
     /// Opens a snapshot, waiting for a resize to end.
@@ -182,28 +155,26 @@ impl Store {
         if let Some(snapshot) = self.try_snapshot()? {
             return Ok(snapshot);
         }
-        let pass = self.gate.enter().await;
-        self.snapshot_with(pass)
+        let read = self.env.read().await?;
+        self.snapshot_of(read)
     }
 
-    fn snapshot_with(self: &Arc<Self>, pass: Pass) -> Result<Snapshot> {
-        let txn = self.env.clone().static_read_txn()?;
+    fn snapshot_of(self: &Arc<Self>, read: ReadTxn) -> Result<Snapshot> {
         let known = self.known.load();
         let state = match &*known {
-            Some(known) if known.0 == txn.id() => known.1.clone(),
+            Some(known) if known.0 == read.txn.id() => known.1.clone(),
             _ => {
-                let state = self.state(&txn)?;
-                self.known.store(Some(Arc::new((txn.id(), state.clone()))));
+                let state = self.state(&read.txn)?;
+                self.known.store(Some(Arc::new((read.txn.id(), state.clone()))));
                 state
             }
         };
-        Ok(Snapshot { txn, state, store: self.clone(), _pass: pass })
+        Ok(Snapshot { read, state, store: self.clone() })
     }
 
     /// Opens the write transaction. Only the writer's thread does.
     pub(crate) fn write(&self) -> Result<WriteTxn<'_>> {
-        let pass = self.gate.try_enter().expect("only the writer's thread resizes, and it is here");
-        Ok(WriteTxn { txn: self.env.write_txn()?, _pass: pass })
+        self.env.write()
     }
 
     /// The state row as `txn` sees it.
@@ -231,42 +202,6 @@ impl Store {
         self.meta.put(txn, RULES_KEY, rules.as_bytes())
     }
 
-    /// Size of the map, in bytes.
-    pub(crate) fn map_bytes(&self) -> usize {
-        self.env.info().map_size
-    }
-
-    /// Bytes of the file in use, free pages included.
-    pub(crate) fn used_bytes(&self) -> usize {
-        (self.env.info().last_page_number + 1) * rustix::param::page_size()
-    }
-
-    /// Grows the map to `bytes`. The caller has no transaction open.
-    pub(crate) fn grow(&self, bytes: usize) -> Result<()> {
-        let grown = self.gate.exclusive(RESIZE_PATIENCE, || {
-            // SAFETY: the gate says that no transaction of this process is open, and no other
-            // process has the environment.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.env.resize(round_to_page(bytes))
-            }
-        });
-        match grown {
-            Some(result) => Ok(result?),
-            None => Err(Error::unavailable("the store must grow, but a long read holds it open; try again")),
-        }
-    }
-
-    /// Syncs what earlier unsynced commits wrote.
-    pub(crate) fn sync(&self) -> Result<()> {
-        Ok(self.env.force_sync()?)
-    }
-
-    /// Writes a compact copy of a consistent state into `file`, while reads and writes go on.
-    pub(crate) fn copy_to(&self, file: &mut std::fs::File) -> Result<()> {
-        Ok(self.env.copy_to_file(file, heed::CompactionOption::Enabled)?)
-    }
-
     /// A cursor over the subtree at `encoded_path`.
     pub(crate) fn cursor<'t>(&self, txn: &'t RoTxn<'t>, encoded_path: &[u8]) -> StoreCursor<'t> {
         StoreCursor::new(self.tree, txn, keys::tree_key(encoded_path))
@@ -278,29 +213,13 @@ impl Store {
     }
 }
 
-/// The one open write transaction of a database.
-pub(crate) struct WriteTxn<'s> {
-    // Dropped before the pass: the gate must not open while the transaction is alive.
-    pub(crate) txn: RwTxn<'s>,
-    _pass: Pass,
-}
-
-impl WriteTxn<'_> {
-    /// Commits; with synced commits, what was written is on disk when this returns.
-    pub(crate) fn commit(self) -> heed::Result<()> {
-        self.txn.commit()
-    }
-}
-
 /// A consistent view of one database at one revision.
 ///
 /// It pins the pages it sees, so it must not outlive its request.
 pub struct Snapshot {
-    // Dropped before the pass, as in `WriteTxn`.
-    txn: RoTxn<'static, WithoutTls>,
+    read: ReadTxn,
     state: State,
     store: Arc<Store>,
-    _pass: Pass,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -322,31 +241,31 @@ impl Snapshot {
 
     /// A cursor over the rows of the subtree at `path`.
     pub fn cursor(&self, path: &Path) -> StoreCursor<'_> {
-        self.store.cursor(&self.txn, &path.encode())
+        self.store.cursor(&self.read.txn, &path.encode())
     }
 
     /// A cursor over the rows of the subtree at the encoded path `key`.
     pub(crate) fn cursor_at(&self, key: &[u8]) -> StoreCursor<'_> {
-        self.store.cursor(&self.txn, key)
+        self.store.cursor(&self.read.txn, key)
     }
 
     /// The leaf whose row has the encoded path `key`; `None` where nothing is, or a node. The quickest
     /// read there is: one search, no copy.
     pub fn leaf(&self, key: &[u8]) -> Result<Option<Leaf<'_>>> {
-        let value = self.store.tree.get(&self.txn, &row(key))?;
+        let value = self.store.tree.get(&self.read.txn, &row(key))?;
         Ok(value.and_then(Leaf::decode))
     }
 
     /// Is there anything at or below the encoded path `key`?
     pub fn holds(&self, key: &[u8]) -> Result<bool> {
         let row = row(key);
-        let found = self.store.tree.get_greater_than_or_equal_to(&self.txn, &row)?;
+        let found = self.store.tree.get_greater_than_or_equal_to(&self.read.txn, &row)?;
         Ok(found.is_some_and(|(found, _)| found.starts_with(&row)))
     }
 
     /// The stored rules text, if any.
     pub fn rules(&self) -> Result<Option<String>> {
-        self.store.rules(&self.txn)
+        self.store.rules(&self.read.txn)
     }
 
     /// The rules that a read of this snapshot goes by: the newest, and never older ones than the
@@ -367,7 +286,7 @@ impl Snapshot {
     }
 
     pub(crate) fn txn(&self) -> &RoTxn<'static, WithoutTls> {
-        &self.txn
+        &self.read.txn
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -383,33 +302,9 @@ fn row(key: &[u8]) -> SmallVec<[u8; 128]> {
     row
 }
 
-/// A file that ends before its last page, such as a copy that broke off: reading the missing pages
-/// would end the process, so it is not opened.
-fn check_file_length(env: &Env<WithoutTls>, dir: &FsPath) -> Result<()> {
-    let pages = env.info().last_page_number as u64 + 1;
-    let len = env.real_disk_size()?;
-    // A file that has just been created is not written yet.
-    if len > 0 && pages > 2 && pages * rustix::param::page_size() as u64 > len {
-        return Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("the database in {} is cut off: its file is too short; restore a whole backup", dir.display()),
-        ));
-    }
-    Ok(())
-}
-
-fn round_to_page(bytes: usize) -> usize {
-    bytes.next_multiple_of(rustix::param::page_size())
-}
-
-fn cannot_open(dir: &FsPath, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Unavailable, format!("cannot open the database in {}: {error}", dir.display()))
-        .with_cause(error)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use standpipe_tree::{Location, ParseLimits, parse_rest, parse_value};
 
