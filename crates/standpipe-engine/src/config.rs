@@ -97,6 +97,18 @@ pub struct EngineConfig {
     pub lease_locations_max: usize,
     /// Bytes one lease may arm.
     pub lease_bytes_max: usize,
+    /// Streams: bytes kept of each, as stored; the oldest go first.
+    pub stream_bytes_max: u64,
+    /// Streams: age of what is kept.
+    pub stream_age_max: Duration,
+    /// Streams: bytes of one record.
+    pub stream_record_bytes_max: usize,
+    /// Streams: bytes of the newest chunks kept in memory of each stream that is watched.
+    pub stream_ring_bytes_max: usize,
+    /// Streams: bytes of the newest chunks kept in memory of all streams.
+    pub streams_ring_bytes_max: usize,
+    /// Streams: bytes of records that wait for their commit; one stream may have a quarter of them.
+    pub streams_queue_bytes_max: usize,
     /// Where record times come from.
     pub clock: Clock,
 }
@@ -150,6 +162,12 @@ impl EngineConfig {
             query_children_max: 1_000_000,
             lease_locations_max: 1_000,
             lease_bytes_max: 16 << 20,
+            stream_bytes_max: 256 << 20,
+            stream_age_max: Duration::from_secs(30 * 86_400),
+            stream_record_bytes_max: 1 << 20,
+            stream_ring_bytes_max: 4 << 20,
+            streams_ring_bytes_max: 256 << 20,
+            streams_queue_bytes_max: 64 << 20,
             clock: Clock::System,
         }
     }

@@ -20,7 +20,7 @@ use crate::lease::{Lease, LeaseId};
 use crate::log::Log;
 use crate::metrics::{DatabaseStats, WriterMetrics};
 use crate::queue::{Queue, Queued};
-use crate::store::{Snapshot, Store, StoreOptions};
+use crate::store::{Snapshot, Store, StoreOptions, Unsynced};
 use crate::watch::Watch;
 use crate::writer::{OnFatal, Writer};
 
@@ -74,8 +74,7 @@ impl Database {
             config: shared.clone(),
             on_fatal,
             push_ids: PushIds::default(),
-            unsynced: false,
-            last_sync: Instant::now(),
+            unsynced: Unsynced::default(),
             owed: Vec::new(),
             owed_at: Instant::now(),
         };

@@ -1,4 +1,4 @@
-//! All databases of one data folder: names, opening on demand, the folder's lock.
+//! All databases of one data folder, and its streams: names, opening on demand, the folder's lock.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -14,6 +14,7 @@ use crate::config::{Databases, EngineConfig, Shared};
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::LocalLog;
+use crate::streams::Streams;
 use crate::writer::OnFatal;
 
 /// Longest name of a database, in bytes.
@@ -24,6 +25,7 @@ pub struct Engine {
     config: Shared,
     on_fatal: OnFatal,
     open: Mutex<BTreeMap<String, Arc<Database>>>,
+    streams: Arc<Streams>,
     /// Held for the engine's life; the kernel frees it with the process.
     _lock: File,
 }
@@ -42,7 +44,9 @@ impl Engine {
     /// be created, or when its format is newer than this program's.
     pub fn open(config: EngineConfig, on_fatal: OnFatal) -> Result<Self> {
         let lock = lock(&config.dir)?;
-        let engine = Self { config: config.shared(), on_fatal, open: Mutex::default(), _lock: lock };
+        let config = config.shared();
+        let streams = Streams::open(config.clone(), on_fatal.clone())?;
+        let engine = Self { config, on_fatal, open: Mutex::default(), streams, _lock: lock };
         if let Databases::Named(names) = &engine.config().databases {
             for name in names {
                 engine.database(name)?;
@@ -61,6 +65,7 @@ impl Engine {
     /// what comes.
     pub fn reload(&self, config: &EngineConfig) {
         self.config.store(Arc::new(self.config.load().with_limits_of(config)));
+        self.streams.reload();
     }
 
     /// The database a request's namespace means: on demand, any valid name; otherwise a named
@@ -104,6 +109,11 @@ impl Engine {
         self.open.lock().values().cloned().collect()
     }
 
+    /// The streams of the data folder.
+    pub fn streams(&self) -> &Arc<Streams> {
+        &self.streams
+    }
+
     /// Names of all databases in the folder, open or not, sorted.
     pub fn names(&self) -> Result<Vec<String>> {
         database_names(&self.config.load().dir)
@@ -114,6 +124,7 @@ impl Engine {
         for database in std::mem::take(&mut *self.open.lock()).into_values() {
             database.close();
         }
+        self.streams.close();
     }
 }
 

@@ -1,12 +1,13 @@
 //! The durable tree: a store of values in LMDB, one writer per database with group commit, a
-//! log of records, and a hub that watchers follow.
+//! log of records, and a hub that watchers follow. Beside them streams: append-only sequences of records,
+//! such as a process's output, with an environment and a writer of their own.
 //!
 //! The promises, each with tests: an acknowledged write is on disk; a crash leaves a prefix of
 //! the groups that holds every acknowledged write, and opening needs no repair; every watcher
 //! sees every change once, in order, or is told to start again.
 //!
 //! It knows no door, session, status code or socket, reads no configuration file and no
-//! environment. Streams come with later work, at the seam named in `ARCHITECTURE.md`.
+//! environment.
 
 mod apply;
 mod backup;
@@ -31,6 +32,7 @@ mod random;
 mod record;
 mod rules;
 mod store;
+mod streams;
 mod view;
 mod watch;
 mod window;
@@ -53,6 +55,10 @@ pub use crate::metrics::DatabaseStats;
 pub use crate::random::random_token;
 pub use crate::record::{Effect, Encoded, Record, Transaction};
 pub use crate::store::{FORMAT, Snapshot, State, StoreCursor};
+pub use crate::streams::{
+    Appender, Channel, Chunk, FORMS, From, Head, NewRecord, Outcome, Record as StreamRecord, StreamRead, StreamStats,
+    StreamWatch, Streams, StreamsVerified, verify_streams,
+};
 pub use crate::view::View;
 pub use crate::watch::{ResetReason, Resume, Watch, WatchRead, resume};
 pub use crate::window::{Touched, Window, query_keys};

@@ -25,7 +25,7 @@ use crate::queue::{Queue, Queued, Taken};
 use crate::record::{Effect, Encoded, Record, Transaction, peek_time_ms};
 use crate::rules::Rules;
 use crate::store::keys::{change_key, change_rev};
-use crate::store::{CommitError, State, Store, WriteTxn};
+use crate::store::{CommitError, State, Store, Unsynced, WriteTxn};
 use crate::view::View;
 
 /// How often a batch is decided again because others took the position, before its callers are
@@ -89,9 +89,7 @@ pub(crate) struct Writer {
     pub(crate) config: Shared,
     pub(crate) on_fatal: OnFatal,
     pub(crate) push_ids: PushIds,
-    /// Commits since the last sync, in `Durability::Interval`.
-    pub(crate) unsynced: bool,
-    pub(crate) last_sync: Instant,
+    pub(crate) unsynced: Unsynced,
     /// Releases that could not be committed, and when they are tried again.
     pub(crate) owed: Vec<Queued>,
     pub(crate) owed_at: Instant,
@@ -128,11 +126,13 @@ impl Writer {
                 return;
             }
         }
-        if self.unsynced
-            && let Err(error) = self.store.env().sync()
-        {
+        if let Err(error) = self.unsynced.sync(self.store.env()) {
             (self.on_fatal)(error.message());
         }
+    }
+
+    fn sync_when_due(&mut self) -> Result<()> {
+        self.unsynced.sync_when_due(self.store.env(), self.config.load().durability)
     }
 
     fn group_bounds(&self) -> (usize, usize) {
@@ -185,18 +185,6 @@ impl Writer {
         let deadline = Instant::now() + APPEND_PATIENCE;
         self.commit(vec![Queued { intent, bytes: text.len(), deadline, reply }])?;
         answer.try_recv().unwrap_or_else(|_| Err(Error::unavailable("the rules could not be put"))).map(|_done| ())
-    }
-
-    fn sync_when_due(&mut self) -> Result<()> {
-        if let Durability::Interval(every) = self.config.load().durability
-            && self.unsynced
-            && self.last_sync.elapsed() >= every
-        {
-            self.store.env().sync()?;
-            self.unsynced = false;
-            self.last_sync = Instant::now();
-        }
-        Ok(())
     }
 
     /// Commits a batch, however many tries that takes, and answers every caller.
@@ -349,7 +337,7 @@ impl Writer {
         if rules.version != store.active_rules().version {
             store.set_rules(rules);
         }
-        self.unsynced = matches!(self.config.load().durability, Durability::Interval(_));
+        self.unsynced.committed(self.config.load().durability);
         let limits = self.ring_limits();
         for (record, _) in records {
             for (rev, transaction) in (record.first_rev..).zip(&record.transactions) {

@@ -4,16 +4,19 @@
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
 use super::StoreOptions;
 use super::gate::{Gate, Pass};
+use crate::config::Durability;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a resize waits for open reads before the writes that need it are refused.
 const RESIZE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a read that can't wait long does for a resize.
+const READ_PATIENCE: Duration = Duration::from_millis(200);
 /// Room above `map_bytes_max` for writes that only remove, and for the pages that removing takes.
 const MAP_RESERVE: usize = 16 << 20;
 /// How much of the reserve one removal gets: what it leaves over, other writes may take.
@@ -103,6 +106,15 @@ impl Environment {
         self.read_with(pass)
     }
 
+    /// As [`Environment::read`], for callers that can't wait long.
+    ///
+    /// # Errors
+    /// `Unavailable` while a resize takes longer than that.
+    pub(crate) fn read_soon(&self) -> Result<ReadTxn> {
+        let pass = self.gate.enter_within(READ_PATIENCE);
+        self.read_with(pass.ok_or_else(|| Error::unavailable("the store is growing; try again"))?)
+    }
+
     fn read_with(&self, pass: Pass) -> Result<ReadTxn> {
         Ok(ReadTxn { txn: self.env.clone().static_read_txn()?, _pass: pass })
     }
@@ -180,6 +192,43 @@ impl Environment {
         } else {
             CommitError::Fatal(Error::internal(error))
         }
+    }
+}
+
+/// Which commits have to be synced yet, where [`Durability::Interval`] leaves that for later.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    any: bool,
+    last_sync: Instant,
+}
+
+impl Default for Unsynced {
+    fn default() -> Self {
+        Self { any: false, last_sync: Instant::now() }
+    }
+}
+
+impl Unsynced {
+    /// A commit has been made.
+    pub(crate) fn committed(&mut self, durability: Durability) {
+        self.any = matches!(durability, Durability::Interval(_));
+    }
+
+    /// Syncs when it is time.
+    pub(crate) fn sync_when_due(&mut self, env: &Environment, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Interval(every) if self.last_sync.elapsed() >= every => self.sync(env),
+            _ => Ok(()),
+        }
+    }
+
+    /// Syncs if there is anything to sync.
+    pub(crate) fn sync(&mut self, env: &Environment) -> Result<()> {
+        if std::mem::take(&mut self.any) {
+            env.sync()?;
+            self.last_sync = Instant::now();
+        }
+        Ok(())
     }
 }
 

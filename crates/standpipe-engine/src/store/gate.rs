@@ -19,6 +19,7 @@ struct State {
 pub(crate) struct Gate {
     state: Mutex<State>,
     left: Condvar,
+    opened: Condvar,
     reopened: Notify,
 }
 
@@ -48,6 +49,19 @@ impl Gate {
         }
     }
 
+    /// As [`Gate::enter`], for threads outside a runtime and for what must not wait long.
+    pub(crate) fn enter_within(self: &Arc<Self>, patience: Duration) -> Option<Pass> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while state.closed {
+            if self.opened.wait_until(&mut state, deadline).timed_out() {
+                return None;
+            }
+        }
+        state.open += 1;
+        Some(Pass(self.clone()))
+    }
+
     /// Runs `resize` while no transaction is open, or gives up after `patience`.
     pub(crate) fn exclusive<T>(&self, patience: Duration, resize: impl FnOnce() -> T) -> Option<T> {
         let deadline = Instant::now() + patience;
@@ -61,6 +75,7 @@ impl Gate {
         let result = (state.open == 0).then(resize);
         state.closed = false;
         drop(state);
+        self.opened.notify_all();
         self.reopened.notify_waiters();
         result
     }

@@ -19,7 +19,7 @@ use standpipe_tree::{IndexTree, Leaf, Path};
 use tokio::sync::watch;
 
 pub use self::cursor::StoreCursor;
-pub(crate) use self::env::{CommitError, Environment, ReadTxn, WriteTxn};
+pub(crate) use self::env::{CommitError, Environment, ReadTxn, Unsynced, WriteTxn};
 pub use self::state::{FORMAT, State};
 use crate::config::{Durability, EngineConfig};
 use crate::error::Result;

@@ -11,5 +11,6 @@ mod naive;
 mod shared_log;
 mod steps;
 mod store;
+mod streams;
 mod support;
 mod watches;
