@@ -1,13 +1,15 @@
 //! The rules in force: which ones a decision goes by, and what they are asked. What rules mean is
 //! `standpipe_tree::rules`' business.
 //!
-//! Two places ask: a read on its snapshot ([`Database::check_read`]), and a write inside `decide`, on the
-//! writer's transaction. Administrators are never judged.
+//! Three places ask: a read on its snapshot ([`Database::check_read`]), a write inside `decide`, on the
+//! writer's transaction, and an act that is judged as a write and is none ([`Database::check_write`]). Administrators are never judged.
 
 use std::sync::Arc;
 
 use standpipe_tree::rules::{Request, RuleSet, Tree, Verdict};
-use standpipe_tree::{Change, IndexTree, Path, Query};
+use standpipe_tree::{
+    Change, ChangeKind, IndexTree, Location, OwnedLeaf, ParseLimits, Path, Query, Write, parse_value, server_value,
+};
 use tokio::sync::watch;
 
 use crate::database::Database;
@@ -149,6 +151,30 @@ impl Database {
         let now_ms = if rules.set().is_some() { config.clock.now_ms() } else { 0 };
         let caller = Caller { identity, access: config.access, now_ms, trace: config.trace_denials };
         rules.check_read(caller, snapshot, path, query)
+    }
+
+    /// May `identity` write `json` at `path`, as the rules judge a write on this snapshot? Nothing is written: this is for
+    /// acts that are no writes and that rules decide on as if they were, such as starting a job.
+    ///
+    /// # Errors
+    /// `Denied`, with [`Error::denial`] where denials are traced; `BadRequest` where `json` is no value.
+    pub fn check_write(&self, snapshot: &Snapshot, identity: &Identity, path: &Path, json: &str) -> Result<()> {
+        let rows = parse_value(json.as_bytes(), &ParseLimits::below(path))
+            .map_err(|error| Error::bad_request(error.to_string()))?;
+        if *identity == Identity::Admin {
+            return Ok(());
+        }
+        let (rules, config) = (snapshot.rules_in_force()?, self.config());
+        let now_ms = config.clock.now_ms();
+        let base = path.encode();
+        let rows = server_value::resolve(&rows, now_ms, |relative| {
+            let leaf = snapshot.leaf(&[&base[..], relative].concat())?;
+            Ok::<_, Error>(leaf.map(OwnedLeaf::from))
+        })?;
+        let write = Write { location: Location::Node(path.clone()), rows };
+        let change = Change { kind: ChangeKind::Set, base: path.clone(), writes: vec![write] };
+        let caller = Caller { identity, access: config.access, now_ms, trace: config.trace_denials };
+        rules.check_write(caller, snapshot, &change)
     }
 
     /// May `identity` do what no rule speaks of, such as messages between clients, or a look at the

@@ -2,7 +2,7 @@
 //! the same in both places, so a chunk is encoded once, by whoever appends.
 //!
 //! Layout of a chunk, little-endian: version `1`, channels (a bit each), records (u32), payload bytes (u32), time of the
-//! first record (u64), of the last (u64), CRC of what follows (u32); the payload, all records' bytes without
+//! first record (u64), of the last (u64), output before the chunk (u64), output in it (u32), CRC of what follows (u32); the payload, all records' bytes without
 //! anything in between; then for each record `len << 2 | channel` and the time since the record before it
 //! (zigzag), both as LEB128. That the payload is in one piece is what lets a door send a chunk of plain output
 //! as it lies here.
@@ -20,7 +20,7 @@ pub(crate) const CHUNK_BYTES_MAX: usize = 16 * 4096 - 16;
 pub const FORMS: usize = 6;
 
 const VERSION: u8 = 1;
-const FIXED: usize = 1 + 1 + 4 + 4 + 8 + 8 + 4;
+const FIXED: usize = 1 + 1 + 4 + 4 + 8 + 8 + 8 + 4 + 4;
 /// Where the CRC stands.
 const CRC_AT: usize = FIXED - 4;
 /// The most that the head of one record takes.
@@ -95,6 +95,10 @@ pub(crate) struct ChunkHead {
     pub(crate) payload: u32,
     first_ms: u64,
     pub(crate) last_ms: u64,
+    /// Bytes of output (all but notes) in the stream before this chunk.
+    pub(crate) offset: u64,
+    /// Bytes of output in it.
+    pub(crate) output: u32,
     crc: u32,
 }
 
@@ -111,6 +115,8 @@ impl ChunkHead {
             payload: reader.u32()?,
             first_ms: reader.u64()?,
             last_ms: reader.u64()?,
+            offset: reader.u64()?,
+            output: reader.u32()?,
             crc: reader.u32()?,
         })
     }
@@ -156,6 +162,27 @@ impl Chunk {
     /// Number of the record after the last.
     pub fn next_seq(&self) -> u64 {
         self.first_seq + u64::from(self.head.records)
+    }
+
+    /// Bytes of output in the stream before this chunk: those of all records but notes, dropped ones included.
+    pub fn offset(&self) -> u64 {
+        self.head.offset
+    }
+
+    /// Bytes of output in this chunk.
+    pub fn output_bytes(&self) -> u64 {
+        self.head.output.into()
+    }
+
+    /// The record that holds byte `offset` of the stream's output; the one after the last where this chunk does not.
+    pub(crate) fn seq_at(&self, offset: u64) -> u64 {
+        let mut end = self.head.offset;
+        let holds = move |record: &Record<'_>| {
+            end += if record.channel == Channel::Note { 0 } else { record.bytes.len() as u64 };
+            end > offset
+        };
+        let found = self.records().find(holds);
+        found.map_or(self.next_seq(), |record| record.seq)
     }
 
     /// How many records there are; at least one.
@@ -257,6 +284,7 @@ pub(crate) struct ChunkBuilder {
     channels: u8,
     first_ms: u64,
     last_ms: u64,
+    output: u32,
 }
 
 impl ChunkBuilder {
@@ -269,6 +297,11 @@ impl ChunkBuilder {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.records == 0
+    }
+
+    /// Bytes of output so far.
+    pub(crate) fn output(&self) -> u64 {
+        self.output.into()
     }
 
     /// Bytes of the chunk so far.
@@ -291,12 +324,15 @@ impl ChunkBuilder {
         put_varint(&mut self.heads, ((since << 1) ^ (since >> 63)) as u64);
         self.last_ms = at_ms;
         self.channels |= channel.bit();
+        if channel != Channel::Note {
+            self.output += u32::try_from(bytes.len()).expect("records are far smaller");
+        }
         self.records += 1;
     }
 
-    /// The chunk, whose first record has the number `first_seq`.
-    pub(crate) fn finish(self, first_seq: u64) -> Chunk {
-        let Self { mut data, heads, records, channels, first_ms, last_ms } = self;
+    /// The chunk, whose first record has the number `first_seq`, behind `offset` bytes of output.
+    pub(crate) fn finish(self, first_seq: u64, offset: u64) -> Chunk {
+        let Self { mut data, heads, records, channels, first_ms, last_ms, output } = self;
         let payload = u32::try_from(data.len() - FIXED).expect("a chunk is far smaller");
         data.reserve_exact(heads.len());
         data.extend_from_slice(&heads);
@@ -306,11 +342,17 @@ impl ChunkBuilder {
         data[6..10].copy_from_slice(&payload.to_le_bytes());
         data[10..18].copy_from_slice(&first_ms.to_le_bytes());
         data[18..26].copy_from_slice(&last_ms.to_le_bytes());
+        data[26..34].copy_from_slice(&offset.to_le_bytes());
+        data[34..38].copy_from_slice(&output.to_le_bytes());
         data[CRC_AT..FIXED].copy_from_slice(&crc.to_le_bytes());
         if data.capacity() - data.len() > data.len() / 4 {
             data.shrink_to_fit();
         }
-        Chunk::new(first_seq, ChunkHead { channels, records, payload, first_ms, last_ms, crc }, data.into())
+        Chunk::new(
+            first_seq,
+            ChunkHead { channels, records, payload, first_ms, last_ms, offset, output, crc },
+            data.into(),
+        )
     }
 
     /// Two chunks in one, for the store: `after` follows `before`.
@@ -319,7 +361,7 @@ impl ChunkBuilder {
         for record in before.records().chain(after.records()) {
             builder.push(record.channel, record.at_ms, record.bytes);
         }
-        builder.finish(before.first_seq)
+        builder.finish(before.first_seq, before.head.offset)
     }
 }
 
@@ -361,7 +403,7 @@ mod tests {
     fn chunk() -> Chunk {
         let mut builder = ChunkBuilder::with_room(0);
         RECORDS.into_iter().for_each(|(channel, at_ms, bytes)| builder.push(channel, at_ms, bytes));
-        builder.finish(7)
+        builder.finish(7, 100)
     }
 
     fn plain(chunk: &Chunk) -> Vec<(u64, Channel, u64, Vec<u8>)> {
@@ -379,6 +421,9 @@ mod tests {
         assert!(read.is_intact() && read.has(Channel::Note) && read.has(Channel::Err));
         assert_eq!((read.next_seq(), read.len(), read.from(8), read.from(99)), (12, 5, 1..5, 5..5));
         assert_eq!(&read.payload()[..], b"one\n\xff\0{}last");
+        assert_eq!((chunk.offset(), chunk.output_bytes()), (100, 10));
+        let at = [100, 103, 104, 105, 106, 109, 110].map(|offset| chunk.seq_at(offset));
+        assert_eq!(at, [7, 7, 8, 8, 11, 11, 12]);
         let joined = ChunkBuilder::joined(&chunk, &chunk);
         assert_eq!((joined.first_seq(), joined.len()), (7, 10));
         assert_eq!(plain(&joined)[..5], expected[..]);
@@ -418,7 +463,7 @@ mod tests {
         while builder.fits(line.len()) {
             builder.push(Channel::Out, 5, &line);
         }
-        let chunk = builder.finish(0);
+        let chunk = builder.finish(0, 0);
         let len = chunk.as_bytes().len();
         assert!(len <= CHUNK_BYTES_MAX && len > CHUNK_BYTES_MAX - 140, "{len}");
         assert!(Chunk::decode(0, chunk.as_bytes()).is_some());

@@ -40,6 +40,10 @@ pub struct Head {
     pub next_seq: u64,
     /// Bytes of the records that are kept.
     pub bytes: u64,
+    /// Bytes of output, which is all but notes, there have been: the offset of the next byte of it.
+    pub out_bytes: u64,
+    /// Offset of the first byte of output that is kept.
+    pub first_offset: u64,
     /// How it ended; `None` while it is open.
     pub ended: Option<Outcome>,
     /// When it ended, in milliseconds since the epoch.
@@ -66,9 +70,18 @@ impl HeadRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let Self { id, head, stored, tail_seq, tail_bytes, first_row_ms } = self;
         let mut out = vec![VERSION];
-        for number in
-            [*id, head.created_at, head.first_seq, head.next_seq, head.bytes, *stored, *tail_seq, *first_row_ms]
-        {
+        for number in [
+            *id,
+            head.created_at,
+            head.first_seq,
+            head.next_seq,
+            head.bytes,
+            head.out_bytes,
+            head.first_offset,
+            *stored,
+            *tail_seq,
+            *first_row_ms,
+        ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&tail_bytes.to_le_bytes());
@@ -92,6 +105,8 @@ impl HeadRow {
                 first_seq: reader.u64()?,
                 next_seq: reader.u64()?,
                 bytes: reader.u64()?,
+                out_bytes: reader.u64()?,
+                first_offset: reader.u64()?,
                 ended: None,
                 ended_at: None,
             },
@@ -116,7 +131,16 @@ mod tests {
     fn a_row_gives_back_what_was_put_into_it() {
         let open = HeadRow {
             id: 9,
-            head: Head { created_at: 5, first_seq: 2, next_seq: 8, bytes: 77, ended: None, ended_at: None },
+            head: Head {
+                created_at: 5,
+                first_seq: 2,
+                next_seq: 8,
+                bytes: 77,
+                out_bytes: 90,
+                first_offset: 10,
+                ended: None,
+                ended_at: None,
+            },
             stored: 99,
             tail_seq: 7,
             tail_bytes: 40,

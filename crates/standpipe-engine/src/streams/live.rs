@@ -21,6 +21,8 @@ pub(crate) struct Pending {
     builder: Option<ChunkBuilder>,
     /// The number that the builder's first record gets.
     builder_seq: u64,
+    /// Bytes of output before the builder's.
+    offset: u64,
     /// The number that the next record gets.
     next_seq: u64,
     /// Permits of rooms that are to be given back with the next take.
@@ -91,6 +93,7 @@ impl Live {
             id,
             pending: Mutex::new(Pending {
                 builder_seq: head.next_seq,
+                offset: head.out_bytes,
                 next_seq: head.next_seq,
                 closed: head.ended.is_some(),
                 ..Pending::default()
@@ -255,7 +258,9 @@ pub(crate) const REMOVED: &str = "removed";
 impl Pending {
     fn finish_chunk(&mut self) {
         if let Some(builder) = self.builder.take() {
-            self.chunks.push_back(Arc::new(builder.finish(self.builder_seq)));
+            let output = builder.output();
+            self.chunks.push_back(Arc::new(builder.finish(self.builder_seq, self.offset)));
+            self.offset += output;
         }
         self.builder_seq = self.next_seq;
     }

@@ -143,7 +143,14 @@ impl Streams {
     /// `NotFound`.
     pub fn watch(&self, path: &Path, from: From) -> Result<StreamWatch> {
         let (stream, first_seq) = self.hold(path)?;
-        Ok(StreamWatch::new(stream, self.store.clone(), from, first_seq))
+        let seq_at = if let From::Offset(offset) = from { self.seq_at(path, offset)? } else { 0 };
+        Ok(StreamWatch::new(stream, self.store.clone(), from, first_seq, seq_at))
+    }
+
+    fn seq_at(&self, path: &Path, offset: u64) -> Result<u64> {
+        let read = self.store.env().read_soon()?;
+        let row = self.store.head(&read.txn, path)?;
+        row.map_or(Ok(0), |row| self.store.seq_at(&read.txn, &row, offset))
     }
 
     /// Removes streams, in one commit; paths without one are passed over. Who reads such a stream reads what is in

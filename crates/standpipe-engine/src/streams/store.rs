@@ -119,6 +119,28 @@ impl StreamStore {
         Ok(next.map(|(key, row)| read_chunk(id, key, row)).transpose()?.flatten())
     }
 
+    /// The record that holds byte `offset` of a stream's output; the next one where there is no such byte yet, and 0 where
+    /// it is gone.
+    pub(crate) fn seq_at(&self, txn: &RoTxn, row: &HeadRow, offset: u64) -> Result<u64> {
+        if offset >= row.head.out_bytes {
+            return Ok(row.head.next_seq);
+        }
+        let (mut from, mut to) = (row.head.first_seq, row.head.next_seq);
+        while offset >= row.head.first_offset && from < to {
+            let middle = from.midpoint(to);
+            let Some(found) = self.chunks.get_lower_than_or_equal_to(txn, &chunk_key(row.id, middle))? else { break };
+            let Some(chunk) = read_chunk(row.id, found.0, found.1)? else { break };
+            if offset < chunk.offset() {
+                to = chunk.first_seq();
+            } else if offset >= chunk.offset() + chunk.output_bytes() {
+                from = chunk.next_seq();
+            } else {
+                return Ok(chunk.seq_at(offset));
+            }
+        }
+        Ok(0)
+    }
+
     pub(crate) fn record(&self, txn: &RoTxn, key: &str) -> Result<Option<Vec<u8>>> {
         Ok(self.records.get(txn, &record_key(key))?.map(<[u8]>::to_vec))
     }
@@ -204,6 +226,7 @@ impl StreamStore {
         }
         row.stored += written.as_bytes().len() as u64;
         row.head.bytes += u64::from(chunk.head().payload);
+        row.head.out_bytes = chunk.offset() + chunk.output_bytes();
         row.head.next_seq = chunk.next_seq();
         row.tail_seq = written.first_seq();
         row.tail_bytes = u32::try_from(written.as_bytes().len()).expect("a chunk is far smaller");
@@ -224,6 +247,7 @@ impl StreamStore {
             let (head, len) = found.ok_or_else(|| damaged("a chunk of a stream is missing"))?;
             self.chunks.delete(txn, &key)?;
             row.head.first_seq += u64::from(head.records);
+            row.head.first_offset += u64::from(head.output);
             row.head.bytes -= u64::from(head.payload);
             row.stored -= len;
             if last {
@@ -327,20 +351,22 @@ impl StreamStore {
     /// The chunks of one stream are intact, without holes, and what its head says. Their number.
     fn verify_stream(&self, txn: &RoTxn, row: &HeadRow) -> Result<u64> {
         let (mut seq, mut bytes, mut stored, mut rows) = (row.head.first_seq, 0, 0, 0);
+        let mut offset = row.head.first_offset;
         let (first, end) = (chunk_key(row.id, 0), chunk_key(row.id + 1, 0));
         for found in self.chunks.range(txn, &range_from(&first, &end))? {
             let (key, value) = found?;
             let chunk = read_chunk(row.id, key, value)?.filter(Chunk::is_intact);
             let chunk = chunk.ok_or_else(|| damaged("a chunk of a stream is not what was written"))?;
-            if chunk.first_seq() != seq {
+            if (chunk.first_seq(), chunk.offset()) != (seq, offset) {
                 return Err(damaged("a stream has a hole"));
             }
-            seq = chunk.next_seq();
+            (seq, offset) = (chunk.next_seq(), offset + chunk.output_bytes());
             bytes += u64::from(chunk.head().payload);
             stored += value.len() as u64;
             rows += 1;
         }
-        if (seq, bytes, stored) != (row.head.next_seq, row.head.bytes, row.stored) {
+        let head = &row.head;
+        if (seq, offset, bytes, stored) != (head.next_seq, head.out_bytes, head.bytes, row.stored) {
             return Err(damaged("a stream is not what its head says"));
         }
         Ok(rows)

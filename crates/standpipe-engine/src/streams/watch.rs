@@ -17,6 +17,8 @@ pub enum From {
     Start,
     /// With this one.
     Seq(u64),
+    /// With the record that holds this byte of the output, which is all records but notes: for those who count bytes.
+    Offset(u64),
     /// With the last so many that there are.
     Tail(u64),
     /// With the next that comes.
@@ -56,12 +58,13 @@ impl Drop for StreamWatch {
 }
 
 impl StreamWatch {
-    /// A watcher of a stream whose first kept record is `first_seq`.
-    pub(crate) fn new(stream: Hold, store: Arc<StreamStore>, from: From, first_seq: u64) -> Self {
+    /// A watcher of a stream whose first kept record is `first_seq`; `seq_at` says which record an offset means.
+    pub(crate) fn new(stream: Hold, store: Arc<StreamStore>, from: From, first_seq: u64, seq_at: u64) -> Self {
         let committed = stream.attach();
         let position = match from {
             From::Start => 0,
             From::Seq(seq) => seq,
+            From::Offset(_) => seq_at,
             From::Tail(records) => committed.saturating_sub(records).max(first_seq),
             From::End => committed,
         };

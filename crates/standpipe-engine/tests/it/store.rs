@@ -266,3 +266,27 @@ fn an_overlay_puts_leaves_and_keeps_the_rest() {
     );
     assert_eq!(overlay("/n/p", "7"), r#"{"n":{"a":0,"p":{".value":7,".priority":1},"q":{"z":5}}}"#);
 }
+
+#[test]
+fn an_act_is_judged_as_a_write_and_writes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let database = open(&dir);
+    let rules = r#"{"rules": {"jobs": {"$job": {"start": {
+        ".write": "auth == null", ".validate": "newData.child('size').val() < 10 && root.child('n').val() == 1"}}}}}"#;
+    write_as(&database, Op::Rules(rules.into()), None, Identity::Admin).unwrap();
+    write_as(&database, set_op("n", "1"), None, Identity::Admin).unwrap();
+    let rev = database.rev();
+    let snapshot = database.try_snapshot().unwrap();
+    let check = |at: &str, json: &str, identity: &Identity, expected: Option<ErrorKind>| {
+        let result = database.check_write(&snapshot, identity, &path(at), json);
+        assert_eq!(result.err().map(|error| error.kind()), expected, "{at} {json}");
+    };
+    check("jobs/a/start", r#"{"size": 1}"#, &Identity::Anonymous, None);
+    check("jobs/a/start", r#"{"size": {".sv": {"increment": 3}}}"#, &Identity::Anonymous, None);
+    check("jobs/a/start", r#"{"size": 10}"#, &Identity::Anonymous, Some(ErrorKind::Denied));
+    check("jobs/a/stop", "true", &Identity::Anonymous, Some(ErrorKind::Denied));
+    check("jobs/a/stop", "true", &Identity::Admin, None);
+    check("jobs/a/start", "{", &Identity::Admin, Some(ErrorKind::BadRequest));
+    check("jobs/a/start", r#"{"a/b": 1}"#, &Identity::Anonymous, Some(ErrorKind::BadRequest));
+    assert_eq!((database.rev(), get(&database, "/jobs")), (rev, "null".into()));
+}
