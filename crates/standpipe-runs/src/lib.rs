@@ -10,6 +10,7 @@ mod command;
 #[allow(dead_code, reason = "the supervisor calls it")]
 mod events;
 mod file;
+#[allow(dead_code, reason = "the execution follows it")]
 mod graph;
 mod jobs;
 mod name;
@@ -20,7 +21,7 @@ mod runs;
 mod schedule;
 mod settings;
 mod units;
-#[allow(dead_code, reason = "the execution decides them")]
+
 mod when;
 
 pub use crate::board::Board;

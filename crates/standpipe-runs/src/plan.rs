@@ -2,10 +2,12 @@
 //! from files, and following one, are other modules' business.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::graph::Graph;
 use crate::name::Name;
 
 /// What a run does. Checked before it is accepted: names are unique, `needs` are known and without a circle.
@@ -65,6 +67,14 @@ pub struct Backoff {
     pub max_ms: u64,
 }
 
+impl Backoff {
+    /// The pause after so many attempts, in milliseconds.
+    pub(crate) fn pause_ms(self, attempts: u32) -> u64 {
+        let doubled = 1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);
+        self.first_ms.saturating_mul(doubled).min(self.max_ms)
+    }
+}
+
 impl Default for Backoff {
     fn default() -> Self {
         Self { first_ms: 1_000, max_ms: 60_000 }
@@ -95,11 +105,22 @@ pub(crate) fn param_of(text: &str) -> Option<&str> {
 }
 
 impl Plan {
-    /// Puts the values of parameters in: for arguments and variables that are nothing but `${params.x}`, and for every task
-    /// as the variable `PARAM_X`. Never into a part of an argument, which may be a line for a shell.
+    /// Whether the plan can be followed: names are unique, `needs` are known and without a circle, conditions can be read.
+    ///
+    /// # Errors
+    /// A sentence that names what is wrong.
+    pub fn check(self: &Arc<Self>) -> Result<(), String> {
+        if self.tasks.is_empty() {
+            return Err("a plan without a task".to_owned());
+        }
+        Graph::new(self, &BTreeMap::new(), &BTreeMap::new(), 1).map(drop)
+    }
+
+    /// Puts the values of parameters in: for arguments that are nothing but `${params.x}`, and for every task as
+    /// the variable `PARAM_X`. Never into a part of an argument, which may be a line for a shell.
     pub(crate) fn fill(&mut self, params: &BTreeMap<String, String>) {
         for command in self.tasks.iter_mut().map(|task| &mut task.command) {
-            for text in command.argv.iter_mut().chain(command.env.values_mut()) {
+            for text in &mut command.argv {
                 if let Some(value) = param_of(text).and_then(|name| params.get(name)) {
                     text.clone_from(value);
                 }

@@ -90,6 +90,24 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// The word for it, everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Stopping => "stopping",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::Lost => "lost",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// Whether nothing comes after it in this run.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Waiting | Self::Starting | Self::Running | Self::Retrying | Self::Stopping)

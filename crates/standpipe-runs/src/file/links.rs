@@ -182,12 +182,17 @@ impl Check<'_> {
         }
     }
 
-    /// `${params.x}` is a whole argument, or a whole value of a variable.
+    /// `${params.x}` is a whole argument.
     fn params(&self, problems: &mut Problems<'_>) {
         let command = &self.draft.task.command;
-        for text in command.argv.iter().chain(command.env.values()) {
+        let (argv, env) = (command.argv.iter(), command.env.values());
+        for (text, is_argument) in argv.map(|text| (text, true)).chain(env.map(|text| (text, false))) {
             match param_of(text) {
-                Some(name) => self.param(name, &self.draft.command_span, problems),
+                Some(name) if is_argument => self.param(name, &self.draft.command_span, problems),
+                Some(_) => {
+                    let help = "every task has it as the variable PARAM_X already; remove this one";
+                    problems.add(&self.draft.command_span, format!("{text} in a variable"), help);
+                }
                 None if text.contains(PARAMS_BEGIN) => {
                     let help = "it stands for a whole argument, such as \"${params.x}\"; every task also has PARAM_X";
                     problems.add(&self.draft.command_span, format!("a parameter inside of {text:?}"), help);

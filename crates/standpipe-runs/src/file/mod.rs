@@ -131,8 +131,14 @@ impl Pipeline {
         given: &BTreeMap<String, String>,
     ) -> Result<(Plan, BTreeMap<String, String>), WrongParam> {
         let values = params::values(&self.params, given)?;
-        let mut plan = self.plan.clone();
+        let mut plan = self.plan_in(base);
         plan.fill(&values);
+        Ok((plan, values))
+    }
+
+    /// The tasks where they are started; `${params.x}` is still in their arguments.
+    pub fn plan_in(&self, base: &Base) -> Plan {
+        let mut plan = self.plan.clone();
         for task in &mut plan.tasks {
             for (name, value) in &base.env {
                 task.command.env.entry(name.clone()).or_insert_with(|| value.clone());
@@ -142,7 +148,7 @@ impl Pipeline {
                 (base, cwd) => cwd.or_else(|| base.clone()),
             };
         }
-        Ok((plan, values))
+        plan
     }
 }
 
