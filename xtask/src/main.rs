@@ -28,6 +28,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("resp", "PING, GET, durable SET and idle memory, beside redis-server; a PING in lines"),
     ("firebase", "sets, events and listens of the official JavaScript SDK, beside firebase-server"),
     ("rules", "decisions of the security rules, over LMDB and in memory"),
+    ("runs", "output of runs to viewers, beside websocketd; latency, starts, idle memory"),
     ("query", "queries over an index, and what indexes and rules cost a write, in the engine alone"),
     ("import", "import of large files"),
     ("start", "start on a large store"),

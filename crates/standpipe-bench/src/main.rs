@@ -20,7 +20,9 @@ mod put;
 mod query;
 mod redis;
 mod rules;
+mod runs;
 mod start;
+mod viewers;
 mod wrk;
 
 use std::path::PathBuf;
@@ -75,6 +77,16 @@ enum Bench {
     Import,
     /// From exec to the ready line on a store of more than 1 GB
     Start,
+    /// Runs beside websocketd: lines per CPU second to viewers, latency, starts, idle memory
+    Runs(runs::Which),
+    /// A child of `runs`: lines that are times
+    #[command(hide = true)]
+    Tick {
+        /// Lines a second
+        rate: u32,
+        /// For how long
+        seconds: u32,
+    },
     /// The peer of `get` and `idle`: hyper and nothing else, on a free port
     #[command(hide = true)]
     BareHyper {
@@ -89,6 +101,9 @@ fn main() -> Result<()> {
     let Arguments { bench, pace } = Arguments::parse();
     if let Bench::BareHyper { body, headers } = bench {
         return bare::serve(body, &headers);
+    }
+    if let Bench::Tick { rate, seconds } = bench {
+        return runs::tick(rate, seconds);
     }
     // No server, no peer: the rules alone.
     if matches!(bench, Bench::Rules) {
@@ -115,7 +130,8 @@ fn main() -> Result<()> {
         Bench::Firebase => firebase::run(&run),
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
-        Bench::Rules | Bench::Query | Bench::BareHyper { .. } => unreachable!("returned above"),
+        Bench::Runs(which) => runs::run(&run, which),
+        Bench::Rules | Bench::Query | Bench::Tick { .. } | Bench::BareHyper { .. } => unreachable!("returned above"),
     }
 }
 

@@ -107,11 +107,24 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.ticks(11)
+    }
+
+    /// Processor time of its children that have ended and were waited for, and of theirs.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn children_cpu(&self) -> Result<Duration> {
+        self.ticks(13)
+    }
+
+    /// User and system time: two fields, `skip` behind the name.
+    fn ticks(&self, skip: usize) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // The name, in parentheses, may hold spaces. User and system time are the 14th and 15th
-        // field; the one after the name is the 3rd.
+        // The name, in parentheses, may hold spaces. Its own times are the 14th and 15th field, those of its children
+        // the next two; the one after the name is the 3rd.
         let (_, fields) = stat.rsplit_once(") ").context("no name in stat")?;
-        let fields = fields.split(' ').skip(11).take(2);
+        let fields = fields.split(' ').skip(skip).take(2);
         let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
