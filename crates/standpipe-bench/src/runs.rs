@@ -64,23 +64,18 @@ enum Part {
 /// # Errors
 /// A side does not start, or loses a line.
 pub(crate) fn run(run: &Run, which: Which) -> Result<()> {
-    let parts: [(Part, fn(&Stage<'_>) -> Result<()>); 6] = [
-        (Part::Lines, lines),
-        (Part::Alone, alone),
-        (Part::Latency, latency),
-        (Part::Start, start),
-        (Part::Idle, idle),
-        (Part::Tree, tree),
-    ];
     let bytes = which.megabytes * 1_000_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stage = Stage { run, bytes, runtime };
-    for (part, measure) in parts {
-        if which.only.is_none_or(|only| only == part) {
-            measure(&stage)?;
-        }
-    }
-    Ok(())
+    let all = [Part::Lines, Part::Alone, Part::Latency, Part::Start, Part::Idle, Part::Tree];
+    all.into_iter().filter(|part| which.only.is_none_or(|only| only == *part)).try_for_each(|part| match part {
+        Part::Lines => lines(&stage),
+        Part::Alone => alone(&stage),
+        Part::Latency => latency(&stage),
+        Part::Start => start(&stage),
+        Part::Idle => idle(&stage),
+        Part::Tree => tree(&stage),
+    })
 }
 
 /// Prints `rate` lines a second for some seconds, each the time at which it was written.
