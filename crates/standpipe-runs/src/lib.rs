@@ -7,7 +7,6 @@
 mod artefacts;
 mod board;
 mod command;
-#[allow(dead_code, reason = "the supervisor calls it")]
 mod events;
 mod file;
 #[allow(dead_code, reason = "the execution follows it")]
@@ -20,6 +19,7 @@ mod record;
 mod runs;
 mod schedule;
 mod settings;
+mod supervise;
 mod units;
 
 mod when;
@@ -34,4 +34,8 @@ pub use crate::record::{Ended, Progress, RunRecord, RunState, TaskRecord, TaskSt
 pub use crate::runs::Runs;
 pub use crate::schedule::{Missed, Schedule, ScheduleError};
 pub use crate::settings::{Durations, Filter, Group, Policy, Prune, RunsSettings, RunsStats, Start};
+pub use crate::supervise::{
+    Attempt, AttemptEnd, Child, Exit, LaunchError, Launched, Launcher, Output, Running, Source, Spec, Stop, Stopper,
+    Supervisor, SupervisorSettings, TaskEvent, Told, Used, Why,
+};
 pub use crate::units::{duration_ms, size_bytes};

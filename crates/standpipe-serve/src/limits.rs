@@ -196,6 +196,28 @@ limits! {
     artefact_bytes_max: u64 = 256 * MIB as u64;
     /// Runs: bytes of all artefacts of one run. Default 1 GiB. Over it: the task whose artefact it is has failed.
     run_artefacts_bytes_max: u64 = GIB as u64;
+    /// Runs: time between SIGTERM and SIGKILL when a process is stopped, in milliseconds, if its command does not say
+    /// another one. Default 10,000; 0 kills at once.
+    run_grace_ms: u64 = 10_000;
+    /// Runs: time that a process' output may be held open after its end by something that came of it, in
+    /// milliseconds. Default 2,000. Later: closed, the task is marked as leaked, and what is left is ended.
+    run_leak_ms_max: u64 = 2_000;
+    /// Runs: bytes of one record of output. Default 64 KiB. Over it: the line becomes several records.
+    run_line_bytes_max: usize = 64 * KIB;
+    /// Runs: bytes of output of one run, all its tasks together. Default 64 GiB; 0 is no limit. Over it: the task
+    /// is stopped and has failed.
+    run_output_bytes_max: u64 = 64 * GIB as u64;
+    /// Runs: bytes of output of one process per second. Default 0, which is no limit. Over it: the process waits.
+    run_output_bytes_per_s_max: u64 = 0;
+    /// Runs: processor time of one process, in seconds. Default 0, which is no limit. Over it: it is killed.
+    run_cpu_s_max: u64 = 0;
+    /// Runs: memory of a task's processes, in bytes. Default 0, which is no limit. Over it: one of them is killed.
+    run_memory_bytes_max: u64 = 0;
+    /// Runs: descriptors of one process. Default 0, which is the system's own limit. Over it: it can't open more.
+    run_files_max: u64 = 0;
+    /// Runs: processes of a task at once, where the system can count them. Default 0, which is no limit. Over it: it
+    /// can't start more.
+    run_processes_max: u64 = 0;
 
     /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
     /// with a retry hint.
@@ -233,7 +255,19 @@ limits! {
 }
 
 /// The limits for which `0` means something.
-const ZERO_ALLOWED: [&str; 4] = ["requests_per_s_per_peer_max", "worker_grow_after_ms", "watch_gather_ms", "drain_ms"];
+const ZERO_ALLOWED: [&str; 11] = [
+    "requests_per_s_per_peer_max",
+    "worker_grow_after_ms",
+    "watch_gather_ms",
+    "drain_ms",
+    "run_grace_ms",
+    "run_output_bytes_max",
+    "run_output_bytes_per_s_max",
+    "run_cpu_s_max",
+    "run_memory_bytes_max",
+    "run_files_max",
+    "run_processes_max",
+];
 
 /// Limits that can't be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
