@@ -110,6 +110,18 @@ impl Client {
         Ok(client)
     }
 
+    /// A client for who may have commands run: with the secret of this user's server, where none was given.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn operator(url: &str, access: &AccessArgs) -> Result<Self> {
+        let mut access = access.clone();
+        if access.token.is_none() && access.token_file.is_none() {
+            access.token = url.strip_prefix("http://").and_then(|authority| token::find_operator(authority.trim_end_matches('/')));
+        }
+        Self::near(url, &access)
+    }
+
     /// The server, as the user knows it.
     pub(crate) fn url(&self) -> &str {
         &self.server.url
@@ -335,7 +347,7 @@ impl Client {
         accepted(response.map_err(|error| self.unreachable(&error, error.is_connect()))?).await
     }
 
-    async fn copy(&self, response: Response<Incoming>, out: &mut dyn Write) -> Result<()> {
+    pub(crate) async fn copy(&self, response: Response<Incoming>, out: &mut dyn Write) -> Result<()> {
         let mut body = response.into_body();
         while let Some(data) = self.data(&mut body).await? {
             out.write_all(&data).map_err(|error| Failure::output(&error))?;

@@ -1,6 +1,7 @@
 //! The client verbs' side of REST: a call, the server or folder that answers it, and what its
 //! refusals mean to the user. What to ask for, and what to do with the answer, is `commands`' matter.
 
+pub(crate) mod control;
 mod http;
 pub(crate) mod import;
 pub(crate) mod logs;

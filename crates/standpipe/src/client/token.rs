@@ -26,6 +26,10 @@ fn file(port: u16) -> Option<PathBuf> {
     Some(dir()?.join(format!("admin-{port}.token")))
 }
 
+fn operator_file(port: u16) -> Option<PathBuf> {
+    Some(dir()?.join(format!("operator-{port}.token")))
+}
+
 const SOCKET: &str = "socket-";
 
 fn socket_file(port: u16) -> Option<PathBuf> {
@@ -34,7 +38,17 @@ fn socket_file(port: u16) -> Option<PathBuf> {
 
 /// Lets this user's commands use the token of the server on `port`.
 pub(crate) fn announce(port: u16, secret: &str) -> io::Result<()> {
-    let file = file(port).ok_or(io::ErrorKind::NotFound)?;
+    place(file(port), secret)
+}
+
+/// Lets this user's commands about runs use the secret of the development server on `port`. Its other commands are
+/// anonymous as before: rules that are being written should be felt.
+pub(crate) fn announce_operator(port: u16, secret: &str) -> io::Result<()> {
+    place(operator_file(port), secret)
+}
+
+fn place(file: Option<PathBuf>, secret: &str) -> io::Result<()> {
+    let file = file.ok_or(io::ErrorKind::NotFound)?;
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
     }
@@ -52,7 +66,7 @@ pub(crate) fn announce_socket(port: u16, socket: &Path) -> io::Result<()> {
 
 /// The server on `port` has stopped.
 pub(crate) fn withdraw(port: u16) {
-    if let Some(file) = file(port) {
+    for file in [file(port), operator_file(port)].into_iter().flatten() {
         let _gone_already = std::fs::remove_file(file);
     }
 }
@@ -68,6 +82,12 @@ pub(crate) fn withdraw_socket(port: u16) {
 pub(crate) fn find(authority: &str) -> Option<String> {
     let text = std::fs::read_to_string(file(loopback_port(authority)?)?).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// The secret by which this user may have commands run by the server at a loopback address.
+pub(crate) fn find_operator(authority: &str) -> Option<String> {
+    let text = std::fs::read_to_string(operator_file(loopback_port(authority)?)?).ok();
+    text.map(|text| text.trim().to_owned()).or_else(|| find(authority))
 }
 
 /// The Unix socket of this user's server at a loopback address, if one was announced.
