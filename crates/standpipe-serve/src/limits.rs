@@ -84,6 +84,9 @@ limits! {
     request_head_bytes_max: usize = 64 * KIB;
     /// Headers of a request. Default 100. Over it: the protocol's "head too large".
     request_headers_max: usize = 100;
+    /// Bytes of one request about runs: a command, its environment and its input, or a pipeline. Default 1 MiB.
+    /// Over it: too large.
+    run_request_bytes_max: usize = MIB;
     /// Time without a single byte of an expected body, in milliseconds. Default 10,000. Later:
     /// the request is timed out and the connection closed.
     body_progress_ms_max: u64 = 10_000;

@@ -11,8 +11,10 @@ mod page;
 mod params;
 mod rest;
 mod route;
+mod runs;
 mod sse;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use standpipe_engine::{Error, ErrorKind, Identity};
+use standpipe_runs::Runs;
 use standpipe_serve::{CloseReason, Conn, Deadline, Door, Metrics, Outcome, Refusal, RequestGuard, Session};
 use standpipe_tree::write_json_string;
 
@@ -32,6 +35,7 @@ pub(crate) use self::params::Params;
 use self::rest::Call;
 pub(crate) use self::rest::parse as parse_write;
 use self::route::{Place, Route, route};
+use self::runs::Control;
 use self::sse::{TakenBy, Takeover};
 use crate::auth::{Caller, Credentials, Identified};
 use crate::dispatch::{Dispatch, refused};
@@ -63,6 +67,8 @@ struct Inner {
     credentials: Credentials,
     sessions: Sessions,
     polls: Polls,
+    /// Where commands are run; of a folder that a command looks at by itself there is none.
+    control: Option<Control>,
     metrics: Metrics,
     /// False while the node starts and stops.
     ready: Arc<AtomicBool>,
@@ -72,7 +78,19 @@ impl HttpDoor {
     /// A door over `dispatch`. `ready` is what `/readyz` tells.
     pub fn new(dispatch: Dispatch, credentials: Credentials, metrics: Metrics, ready: Arc<AtomicBool>) -> Self {
         let (sessions, polls) = (Sessions::default(), Polls::default());
-        Self { inner: Arc::new(Inner { dispatch, credentials, sessions, polls, metrics, ready }) }
+        let control = None;
+        Self { inner: Arc::new(Inner { dispatch, credentials, sessions, polls, control, metrics, ready }) }
+    }
+
+    /// As well the door of `runs`. `env` is the environment of a command whose request brings none.
+    ///
+    /// # Panics
+    /// The door is in use already.
+    #[must_use]
+    pub fn with_runs(mut self, runs: Arc<Runs>, env: BTreeMap<String, String>) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody else has the door while it is made");
+        inner.control = Some(Control::new(runs, env));
+        self
     }
 }
 
@@ -237,6 +255,16 @@ impl HttpDoor {
             Route::Runs(Place::Run(_)) if method == Method::GET && page::wants_page(&parts.headers) => {
                 Ok(page::page(&parts.headers))
             }
+            Route::OpenApi if inner.control.is_some() => Ok(only_get(|_| runs::openapi())),
+            Route::Runs(place) if let Some(control) = &inner.control => {
+                let Identified { identity, .. } = identify().await?;
+                // Who acts as somebody else wants to be judged as that one.
+                let operator = params.auth_override.is_none()
+                    && inner.credentials.is_operator(credential(&parts.headers, &params), session.peer());
+                let dispatch = &inner.dispatch;
+                let call = runs::Call { control, dispatch, session, activity, parts: &parts, identity, operator };
+                Ok(Box::pin(call.answer(&method, place, body)).await)
+            }
             Route::OpenApi
             | Route::Runs(_)
             | Route::Stream(_)
@@ -296,17 +324,22 @@ impl HttpDoor {
     }
 
     async fn identify(&self, session: &Session, headers: &HeaderMap, params: &Params<'_>) -> Result<Identified, Error> {
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-            let (scheme, credential) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(credential.trim())
-        });
         let caller = Caller {
-            credential: bearer.or(params.credential.as_deref()),
+            credential: credential(headers, params),
             act_as: params.auth_override.as_deref(),
             secure: session.secure(),
         };
         self.inner.credentials.identify(caller).await
     }
+}
+
+/// The credential that a request brings.
+fn credential<'r>(headers: &'r HeaderMap, params: &'r Params<'_>) -> Option<&'r str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, credential) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(credential.trim())
+    });
+    bearer.or(params.credential.as_deref())
 }
 
 /// Tells the core how a request ended that was answered with an error.

@@ -130,7 +130,8 @@ impl<'a> Params<'a> {
     }
 }
 
-fn decode(text: &str) -> Result<Cow<'_, str>, Error> {
+/// A name or value of a query, decoded.
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, Error> {
     let invalid = |_| Error::bad_request("Invalid query string: percent-encoded bytes are not UTF-8");
     if text.contains('+') {
         // Forms write a space so; nobody writes a plus sign unencoded in a value.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::lists::{is_list, item_name, lists};
+use super::lists::{is_list, is_named, item_name, lists};
 use super::{Origin, place};
 use crate::exit::{Failure, Result};
 
@@ -32,6 +32,11 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Entry>> {
         match (span.get_ref(), &values[outer]) {
             (DeValue::Table(inner_spans), toml::Value::Table(inner)) => {
                 for (key, span) in inner_spans {
+                    if is_named(outer) {
+                        let name = key.get_ref().as_ref();
+                        named(outer, name, (key.span().start, span.get_ref()), &inner[name], path, text, &mut entries)?;
+                        continue;
+                    }
                     let (name, value) = (format!("{outer}.{}", key.get_ref()), &inner[key.get_ref().as_ref()]);
                     if let (Some(list), DeValue::Array(spans), toml::Value::Array(values)) =
                         (lists().find(|list| *list == name), span.get_ref(), value)
@@ -54,6 +59,32 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Entry>> {
         }
     }
     Ok(entries)
+}
+
+/// The settings of a table with a name of its own, such as `[job.nightly]`.
+fn named(
+    table: &str,
+    name: &str,
+    (start, spans): (usize, &DeValue<'_>),
+    value: &toml::Value,
+    path: &Path,
+    text: &str,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
+    let (DeValue::Table(keys), toml::Value::Table(values)) = (spans, value) else {
+        let origin = place(path, text, start);
+        return Err(Failure::usage(format!("{origin}: {table}.{name} is a table of its own"))
+            .help(format!("begin each with a line [{table}.NAME]")));
+    };
+    if keys.is_empty() {
+        let origin = place(path, text, start);
+        return Err(Failure::usage(format!("{origin}: {table}.{name} says nothing")).help("say what it does, or leave it out"));
+    }
+    for key in keys.keys() {
+        let (value, origin) = (values[key.get_ref().as_ref()].clone(), place(path, text, key.span().start));
+        entries.push(Entry { name: format!("{table}.{name}.{}", key.get_ref()), value, origin });
+    }
+    Ok(())
 }
 
 /// The settings of each item of a list.

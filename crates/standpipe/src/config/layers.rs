@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::file;
-use super::lists::{Item, is_list, item_name, item_of_path, keys_of};
+use super::lists::{Item, Member, is_list, is_named, item_name, item_of_path, keys_of};
 use super::{Origin, Values};
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
@@ -54,8 +54,9 @@ impl Layers {
             if OTHER_VARIABLES.contains(&short) || FOREIGN_VARIABLES.iter().any(|foreign| short.starts_with(foreign)) {
                 continue;
             }
-            // Items of lists have no names that a variable could have.
-            let mut named = self.0.keys().filter(|name| Item::named(name).is_none());
+            // Items of lists have no names that a variable could have, and named tables too many.
+            let single = |name: &&String| Item::named(name).is_none() && Member::named(name).is_none();
+            let mut named = self.0.keys().filter(single);
             let Some(name) = named.find(|name| variable_of(name) == variable).cloned() else {
                 let known = self.0.keys().map(|name| variable_of(name)).collect::<Vec<_>>();
                 return Err(unknown(&format!("unknown variable {variable}"), &variable, known.iter()));
@@ -133,6 +134,15 @@ impl Layers {
             self.0.insert(name.to_owned(), (value, origin));
             return Ok(());
         }
+        if let Some(member) = Member::named(name) {
+            if !member.keys().contains(&member.key) {
+                let known: Vec<String> =
+                    member.keys().iter().map(|key| format!("{}.{}.{key}", member.table, member.name)).collect();
+                return Err(unknown(&format!("{origin}: unknown setting {name}"), name, known.iter()));
+            }
+            self.0.insert(name.to_owned(), (value, origin));
+            return Ok(());
+        }
         match self.0.get_mut(name) {
             Some(entry) => *entry = (value, origin),
             None => return Err(unknown(&format!("{origin}: unknown setting {name}"), name, self.0.keys())),
@@ -153,7 +163,13 @@ impl Layers {
             }
             let (table, key) = name.split_once('.').expect("made with a dot");
             let keys = tables.entry(table).or_insert_with(|| toml::Table::new().into());
-            keys.as_table_mut().expect("made above").insert(key.to_owned(), value.clone());
+            let mut keys = keys.as_table_mut().expect("made above");
+            let mut key = key;
+            if let Some(member) = Member::named(name) {
+                let of_name = keys.entry(member.name).or_insert_with(|| toml::Table::new().into());
+                (keys, key) = (of_name.as_table_mut().expect("made above"), member.key);
+            }
+            keys.insert(key.to_owned(), value.clone());
         }
         for (list, items) in lists {
             match list.split_once('.') {
@@ -168,7 +184,7 @@ impl Layers {
             let path = error.path().to_string();
             // `pipe[2].mode`, or `pipe[2]` where something is missing: told at its first line.
             let item = item_of_path(&path);
-            let in_item = item.is_some();
+            let in_item = item.is_some() || path.split('.').next().is_some_and(is_named);
             let path = item.unwrap_or(path);
             let named =
                 self.0.keys().filter(|name| (in_item && name.starts_with(&path)) || path.starts_with(name.as_str()));

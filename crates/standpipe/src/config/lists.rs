@@ -1,11 +1,46 @@
 //! Tables of the configuration that may be there several times (`[[pipe]]`, `[[auth.key]]`), and the names of
-//! their settings: `pipe.002.mode` is the third pipe's, so that they sort as they come.
+//! their settings: `pipe.002.mode` is the third pipe's, so that they sort as they come. And those that have a name of
+//! their own (`[job.nightly]`), whose settings are `job.nightly.schedule`.
 
 /// The lists and the keys that an item may have.
 const LISTS: [(&str, &[&str]); 2] = [
     ("pipe", &["path", "folder", "file", "mode", "render", "database", "perm"]),
     ("auth.key", &["file", "url", "algorithm", "kid", "issuer", "audience", "administrators"]),
 ];
+
+/// Tables of named tables, and the keys that each may have.
+const NAMED: [(&str, &[&str]); 1] = [("job", &crate::jobs::KEYS)];
+
+/// A setting of a named table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Member<'n> {
+    /// `job`.
+    pub(super) table: &'static str,
+    /// `nightly`.
+    pub(super) name: &'n str,
+    /// `schedule`.
+    pub(super) key: &'n str,
+}
+
+impl<'n> Member<'n> {
+    /// What the name of a setting says, if it is one of a named table.
+    pub(super) fn named(setting: &'n str) -> Option<Self> {
+        NAMED.iter().find_map(|(table, _)| {
+            let (name, key) = setting.strip_prefix(table)?.strip_prefix('.')?.split_once('.')?;
+            Some(Self { table, name, key })
+        })
+    }
+
+    /// The keys it might be.
+    pub(super) fn keys(&self) -> &'static [&'static str] {
+        NAMED.iter().find(|(table, _)| *table == self.table).map_or(&[], |(_, keys)| keys)
+    }
+}
+
+/// Is this a table of named tables?
+pub(super) fn is_named(table: &str) -> bool {
+    NAMED.iter().any(|(known, _)| *known == table)
+}
 
 /// A setting of an item of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,7 +58,11 @@ pub(crate) struct Values {
     pub(crate) engine: Engine,
     pub(crate) auth: Auth,
     pub(crate) tls: Tls,
+    pub(crate) runs: Runs,
     pub(crate) limits: Limits,
+    /// What others than the user of the server may have run, each a `[job.NAME]` of the file.
+    #[serde(default)]
+    pub(crate) job: BTreeMap<String, JobEntry>,
     /// Files that readers open, each a `[[pipe]]` of the file.
     #[serde(default)]
     pub(crate) pipe: Vec<PipeEntry>,
@@ -152,6 +156,14 @@ impl Tls {
     pub(crate) fn is_on(&self) -> bool {
         !self.name.is_empty() || !self.cert.as_os_str().is_empty() || self.self_signed
     }
+}
+
+/// Runs of commands and pipelines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runs {
+    /// Whether this server runs anything.
+    pub(crate) enabled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -260,7 +272,9 @@ impl Values {
                 readers_max: 4_096,
                 query_unindexed: QueryUnindexed::Auto,
             },
+            runs: Runs { enabled: true },
             limits: Limits::default(),
+            job: BTreeMap::new(),
             pipe: Vec::new(),
         }
     }
@@ -369,6 +383,9 @@ fn check_each(layers: &Layers) -> Result<Values> {
         if let Err((key, text)) = pipe.check() {
             return wrong(&item_name("pipe", index, key), &text);
         }
+    }
+    if let Err((name, text)) = crate::jobs::check(&values.job) {
+        return wrong(&name, &text);
     }
     if !(1..=60_000).contains(&values.engine.interval_ms) {
         return wrong("engine.interval_ms", "use 1 to 60000 milliseconds");

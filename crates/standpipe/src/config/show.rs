@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::changes::is_live;
 use super::layers::{Layers, variable_of};
-use super::lists::Item;
+use super::lists::{Item, Member};
 use super::{Mode, Values, checked, layers};
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
@@ -29,10 +29,11 @@ fn lines(layers: &Layers, remark: impl Fn(&str, String) -> String) -> String {
     let (mut text, mut current) = (String::new(), "");
     for (name, value, origin) in layers.entries() {
         let item = Item::named(name);
-        let (table, key) = match item {
+        let (table, key) = match (item, Member::named(name)) {
             // One table for each item: up to the dot before the key.
-            Some(Item { key, .. }) => (&name[..name.len() - key.len()], key),
-            None => name.split_once('.').expect("made with a dot"),
+            (Some(Item { key, .. }), _) => (&name[..name.len() - key.len()], key),
+            (None, Some(Member { key, .. })) => (&name[..name.len() - key.len() - 1], key),
+            (None, None) => name.split_once('.').expect("made with a dot"),
         };
         if table != current {
             let when =
