@@ -1,5 +1,7 @@
 //! The command line: its words, their help, and nothing of what they do.
 
+mod runs;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -8,6 +10,11 @@ use standpipe_doors::Algorithm;
 use crate::config::{Durability, LogFormat};
 use crate::exit::Exit;
 use crate::pipe::{PipeMode, RenderAs};
+
+pub(crate) use runs::{
+    ArtefactArgs, JobCommand, JobRunArgs, JobsCommand, ListArgs, LogsArgs, PruneArgs, RefArgs, RetryArgs, RunArgs,
+    RunsCommand, ServerArgs, ShowArgs, StopArgs,
+};
 
 const SIXTY_SECONDS: &str = "\
 Examples:
@@ -133,6 +140,30 @@ Examples:
   standpipe pipe ./docs all.pipe
   standpipe pipe /srv/docs all.pipe --folder")]
     Pipe(PipeArgs),
+    /// Run a command on the server, where anyone can watch it: prints a link, then its output
+    #[command(after_help = "\
+Ends with the exit code of the command; 128 and the signal where one ended it, 124 where its time was over, 125 where \
+it could not be started. The first Ctrl-C stops it and waits, the second leaves it to the server. It goes on when this \
+command is killed, and its output stays: `standpipe runs` shows it.
+
+It is started in this folder, with PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_*, TZ, TMPDIR and TERM of this \
+environment.
+
+Examples:
+  standpipe run -- ping -c 5 localhost
+  standpipe run --name nightly -- make test
+  standpipe run --name nightly --detach --timeout 2h -- ./nightly.sh
+  standpipe run --env LEVEL=3 --secret TOKEN=@token.txt -- ./deploy")]
+    Run(RunArgs),
+    /// Look at runs, stop, repeat and remove them
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Look at the jobs that the server's configuration names
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Start a job that the server's configuration names
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Keep a copy of the value at a path in a file, replaced whole after every change
     #[command(after_help = "\
 Any number of readers, none of which ever sees half of it. --on-change runs through sh when the file has \

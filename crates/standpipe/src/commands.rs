@@ -18,7 +18,7 @@ use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
-use crate::{emulator, local, logging, mirror, node, pipe, token};
+use crate::{emulator, local, logging, mirror, node, pipe, runs, token};
 
 /// The largest value that one request may carry (the server's default limit).
 const VALUE_BYTES_MAX: u64 = 256 << 20;
@@ -58,6 +58,10 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Command::Mount(_) => {}
         #[cfg(feature = "tui")]
         Command::Top(_) => {}
+        Command::Run(arguments) => return runs::run(arguments, verbosity.steps() < 0, out),
+        Command::Runs(command) => return runs::runs(command, out),
+        Command::Jobs(command) => runs::jobs(command, out)?,
+        Command::Job(command) => return runs::job(command, verbosity.steps() < 0, out),
         Command::Mirror(arguments) => mirror::run(arguments)?,
         Command::Import(arguments) => load(arguments, verbosity, out)?,
         Command::Export(arguments) => export(arguments, verbosity, out)?,
@@ -298,7 +302,7 @@ fn backup(arguments: &BackupArgs, verbosity: Verbosity) -> Result<()> {
 }
 
 /// Lets `write` fill a file that takes its name only when all of it is on disk.
-fn whole_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+pub(crate) fn whole_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = path.with_file_name(name);

@@ -11,16 +11,34 @@ use standpipe_engine::ErrorKind;
 /// What an exit code says. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    Ok = 0,
-    Failed = 1,
-    Usage = 2,
-    Unreachable = 3,
-    Denied = 4,
-    Unclean = 5,
+    Ok,
+    Failed,
+    Usage,
+    Unreachable,
+    Denied,
+    Unclean,
+    /// As the run that a command has followed.
+    Of(u8),
 }
 
 impl Exit {
+    /// Of `standpipe run`: there is no run whose end it could tell.
+    pub(crate) const NOT_STARTED: Self = Self::Of(125);
+
     const ALL: [Self; 6] = [Self::Ok, Self::Failed, Self::Usage, Self::Unreachable, Self::Denied, Self::Unclean];
+
+    /// The number.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Denied => 4,
+            Self::Unclean => 5,
+            Self::Of(code) => code,
+        }
+    }
 
     fn meaning(self) -> &'static str {
         match self {
@@ -30,19 +48,20 @@ impl Exit {
             Self::Unreachable => "the server can't be reached",
             Self::Denied => "denied, no such database, or the precondition did not hold",
             Self::Unclean => "the server stopped, but not cleanly",
+            Self::Of(_) => "as the run ended",
         }
     }
 
     /// The table, for the help and the manual.
     pub(crate) fn table() -> String {
-        let lines = Self::ALL.map(|exit| format!("  {}  {}", exit as u8, exit.meaning()));
+        let lines = Self::ALL.map(|exit| format!("  {}  {}", exit.code(), exit.meaning()));
         format!("Exit codes:\n{}", lines.join("\n"))
     }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
@@ -142,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_codes_do_not_change() {
-        assert_eq!(Exit::ALL.map(|exit| exit as u8), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(Exit::ALL.map(Exit::code), [0, 1, 2, 3, 4, 5]);
         assert_eq!(Exit::table().lines().count(), 1 + Exit::ALL.len());
     }
 

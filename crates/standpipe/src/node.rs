@@ -513,7 +513,7 @@ fn believed(auth: &config::Auth) -> Vec<String> {
 /// The engine can't go on: what is acknowledged is on disk, and limping on would risk the rest.
 fn stop_at_once(why: &str) {
     eprintln!("error: {why}");
-    std::process::exit(Exit::Failed as i32);
+    std::process::exit(Exit::Failed.code().into());
 }
 
 /// As many descriptors as we may have: each connection is one.

@@ -8,6 +8,7 @@ mod layers;
 mod lists;
 mod show;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use standpipe_serve::Limits;
 
 use crate::cli::NodeArgs;
 use crate::exit::{Failure, Result};
+use crate::jobs::JobEntry;
 use crate::pipe::PipeEntry;
 pub(crate) use changes::Changes;
 use layers::Layers;
