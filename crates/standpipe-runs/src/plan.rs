@@ -22,6 +22,14 @@ pub struct Plan {
     pub timeout_ms: Option<u64>,
 }
 
+impl Plan {
+    /// The plan of a run of one command: its only task is `main`.
+    pub fn single(command: Command) -> Self {
+        let name = "main".parse().expect("it is a good name");
+        Self { tasks: vec![Task::new(name, command)], ..Self::default() }
+    }
+}
+
 /// One task of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Task {
@@ -56,6 +64,25 @@ pub struct Task {
     /// The task of the file whose matrix made it; conditions may mean all members by that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member_of: Option<Name>,
+}
+
+impl Task {
+    /// A task that needs nothing and leaves nothing.
+    pub fn new(name: Name, command: Command) -> Self {
+        Self {
+            name,
+            command,
+            needs: Vec::new(),
+            when: None,
+            retries: 0,
+            backoff: Backoff::default(),
+            continue_on_failure: false,
+            artefacts: Vec::new(),
+            inputs: BTreeMap::new(),
+            matrix: BTreeMap::new(),
+            member_of: None,
+        }
+    }
 }
 
 /// Time between two attempts: `first_ms`, doubled each time, at most `max_ms`.

@@ -159,6 +159,11 @@ impl Server {
         &self.core.shutdown
     }
 
+    /// Accepts no more connections; those that are open go on. [`Server::stop`] does the rest.
+    pub fn stop_accepting(&self) {
+        self.core.shutdown.stop_accepting();
+    }
+
     /// Stops: accepts no more, tells every connection, waits up to `drain_ms`, drops what is left
     /// and joins the threads. A thread stuck in a job is left behind and told.
     pub async fn stop(mut self) -> Stopped {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use standpipe_runs::{
-    Backoff, Base, Command, FileBounds, FileFormat, Group, JobSpec, Missed, Name, OutputLimits, ParamSpec, Pipeline,
-    Plan, Policy, PtySize, ResourceLimits, Schedule, Secret, SecretSource, Stdin, Task, duration_ms,
+    Base, Command, FileBounds, FileFormat, Group, JobSpec, Missed, Name, OutputLimits, ParamSpec, Pipeline, Plan,
+    Policy, PtySize, ResourceLimits, Schedule, Secret, SecretSource, Stdin, duration_ms,
 };
 use standpipe_serve::Limits;
 
@@ -225,7 +225,11 @@ impl JobEntry {
             argv,
             cwd: self.cwd.as_ref().map(|cwd| std::path::absolute(cwd).unwrap_or_else(|_| cwd.clone())),
             env: self.environment(env),
-            secrets: self.secrets.iter().map(|(name, from)| Secret { name: name.clone(), from: from.clone() }).collect(),
+            secrets: self
+                .secrets
+                .iter()
+                .map(|(name, from)| Secret { name: name.clone(), from: from.clone() })
+                .collect(),
             stdin: self.stdin.clone().map_or(Stdin::None, Stdin::Data),
             pty: self.pty.then_some(PtySize { rows: 24, cols: 80 }),
             resources: self.limits.unwrap_or_default(),
@@ -235,19 +239,9 @@ impl JobEntry {
             output: self.output.unwrap_or_default(),
             event_prefix: None,
         };
-        let task = Task {
-            name: "main".parse().expect("it is a good name"),
-            command,
-            needs: Vec::new(),
-            when: None,
-            retries: self.retries,
-            backoff: Backoff::default(),
-            continue_on_failure: false,
-            artefacts: Vec::new(),
-            inputs: BTreeMap::new(),
-            matrix: BTreeMap::new(),
-        };
-        Ok(Plan { tasks: vec![task], ..Plan::default() })
+        let mut plan = Plan::single(command);
+        plan.tasks.iter_mut().for_each(|task| task.retries = self.retries);
+        Ok(plan)
     }
 
     fn environment(&self, env: &BTreeMap<String, String>) -> BTreeMap<String, String> {

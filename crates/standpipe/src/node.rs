@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use standpipe_doors::{Authority, Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig, QueryUnindexed};
+use standpipe_runs::{JobSpec, Runs, RunsSettings};
 use standpipe_serve::{BindError, Limits, OnFailure, OnShutdown, Server, ServerConfig, SocketListener, TaskKind, Tls};
 use standpipe_tree::rules::RuleSet;
 #[cfg(unix)]
@@ -20,6 +21,7 @@ use crate::client::{Client, Target, import};
 use crate::config::{self, Mode, Settings};
 use crate::emulator;
 use crate::exit::{Exit, Failure, Result};
+use crate::jobs;
 use crate::pipe::PipeEntry;
 use crate::reload::{FileWatch, Reload};
 use crate::systemd::{self, State};
@@ -55,6 +57,8 @@ const KEYS_TASK: TaskKind =
 #[derive(Debug)]
 pub(crate) struct Node {
     engine: Arc<Engine>,
+    /// Where commands are run; a folder that a command of ours looks at by itself has none.
+    runs: Option<Arc<Runs>>,
     server: Server,
     credentials: Credentials,
     ready: Arc<AtomicBool>,
@@ -73,6 +77,7 @@ impl Node {
         limits: Limits,
         listen: Listen<'_>,
         authority: Authority,
+        jobs: Option<Vec<Arc<JobSpec>>>,
     ) -> Result<Self> {
         raise_descriptor_limit();
         keep_pages_small();
@@ -83,6 +88,8 @@ impl Node {
         let (listeners, _) = bind(listen.http, None, &server)?;
         let address = listeners.first().and_then(SocketListener::local_addr);
         let address = address.ok_or_else(|| Failure::failed(format!("{}: no address was bound", listen.http)))?;
+        // What an earlier boot left behind is in order before anybody can ask.
+        let runs = jobs.map(|jobs| open_runs(&engine, &server, jobs)).transpose()?;
         let ready = Arc::new(AtomicBool::new(true));
         let dispatch = Dispatch::new(engine.clone());
         let mut others = Vec::new();
@@ -101,7 +108,11 @@ impl Node {
             let _on_it = event_loop.enter();
             server.shutdown().spawn(KEYS_TASK, credentials.clone().keep_keys());
         }
-        let door = Arc::new(HttpDoor::new(dispatch, credentials.clone(), server.metrics().clone(), ready.clone()));
+        let door = HttpDoor::new(dispatch, credentials.clone(), server.metrics().clone(), ready.clone());
+        let door = Arc::new(match &runs {
+            Some(runs) => door.with_runs(runs.clone(), jobs::environment()),
+            None => door,
+        });
         if let (Some(tls), false) = (listen.tls, listen.https.is_empty()) {
             let (listeners, at) = bind(&format!("tls:{}", listen.https), Some(tls), &server)?;
             server.listen(door.clone(), listeners);
@@ -112,7 +123,7 @@ impl Node {
             others.push(("socket", listen.socket.display().to_string()));
         }
         server.listen(door, listeners);
-        Ok(Self { engine, server, credentials, ready, address, others })
+        Ok(Self { engine, runs, server, credentials, ready, address, others })
     }
 
     /// Serves the pipes of the configuration, each counted as a door of its own.
@@ -130,18 +141,45 @@ impl Node {
         format!("http://{}", self.address)
     }
 
+    /// The runs, where there are any.
+    pub(crate) fn runs(&self) -> Option<&Arc<Runs>> {
+        self.runs.as_ref()
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
     /// The databases.
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// Stops: connections are drained, then what waits is committed. Says whether it was clean.
+    /// Stops: nobody comes in any more, runs are ended (who watches one sees its end), connections are drained, then
+    /// what waits is committed. Says whether it was clean.
     pub(crate) async fn stop(self) -> bool {
         self.ready.store(false, Ordering::Relaxed);
+        if let Some(runs) = &self.runs {
+            self.server.stop_accepting();
+            runs.close().await;
+        }
         let stopped = self.server.stop().await;
         self.engine.close();
         stopped.clean
     }
+}
+
+/// Opens the runs of the folder on the event loops of the server.
+fn open_runs(engine: &Arc<Engine>, server: &Server, jobs: Vec<Arc<JobSpec>>) -> Result<Arc<Runs>> {
+    let dir = engine.config().dir.join("runs");
+    let runtimes: Vec<_> = server.runtimes().cloned().collect();
+    let first = runtimes.first().cloned().ok_or_else(|| Failure::failed("the server has no event loop"))?;
+    let settings = RunsSettings { dir, jobs };
+    Ok(first.block_on(Runs::open(engine.clone(), settings, server.limits(), runtimes))?)
 }
 
 /// Listens on an address, over TLS where it begins with `tls:`, or on the path of a Unix socket, which has a
@@ -187,10 +225,7 @@ fn bind_unix(_: &Path, _: &Server) -> Result<Vec<SocketListener>> {
 /// It can't start; the failure names what to change.
 pub(crate) fn run(settings: &Settings) -> Result<Exit> {
     let values = &settings.values;
-    let token = match settings.mode {
-        Mode::Dev => Token::Emulator,
-        Mode::Serve => Token::kept(&values.server.data)?,
-    };
+    let token = Token::of(settings)?;
     let engine = engine_config(settings)?;
     let mut certificates = Certificates::open(&values.tls, &values.server.data)?;
     let authority = token.authority(authority::read(&values.auth)?);
@@ -206,7 +241,8 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             config::RespSeparator::Colon => Separator::Colon,
         },
     };
-    let mut node = Node::start(engine, values.limits.clone(), listen, authority)?;
+    let jobs = values.runs.enabled.then(|| jobs::read(values)).transpose()?;
+    let mut node = Node::start(engine, values.limits.clone(), listen, authority, jobs)?;
     let url = node.url();
     load(settings, &node, &token)?;
     node.open_pipes(&values.pipe)?;
@@ -238,7 +274,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
                 },
                 () = file.changed() => {}
             }
-            reload.run(&node.server, &node.engine, &node.credentials, |authority| token.authority(authority));
+            reload.run(&node, |authority| token.authority(authority));
             if let Some(certificates) = &mut certificates {
                 certificates.reload();
             }
@@ -369,17 +405,20 @@ fn load(settings: &Settings, node: &Node, token: &Token) -> Result<()> {
     Ok(())
 }
 
-/// How administrators show that they are.
-enum Token {
-    /// As the emulator: `owner`.
-    Emulator,
-    /// A secret in the data folder, also where this user's commands look for it.
-    Kept { secret: String, file: PathBuf, announced: std::cell::Cell<Option<u16>> },
+/// How administrators show that they are, and operators: by a secret in the data folder, also where this user's
+/// commands look for it.
+struct Token {
+    secret: String,
+    file: PathBuf,
+    /// As in the emulator, whoever says `owner` is the administrator, too; the secret is for those who start runs.
+    emulator: bool,
+    announced: std::cell::Cell<Option<u16>>,
 }
 
 impl Token {
     /// The folder's secret, made when there is none.
-    fn kept(data: &Path) -> Result<Self> {
+    fn of(settings: &Settings) -> Result<Self> {
+        let data = &settings.values.server.data;
         let file = data.join("admin.token");
         let failed = |error| Failure::file(&file, &error);
         std::fs::create_dir_all(data).map_err(|error| Failure::file(data, &error))?;
@@ -396,38 +435,32 @@ impl Token {
             }
             Err(error) => return Err(failed(error)),
         };
-        Ok(Self::Kept { secret, file, announced: std::cell::Cell::new(None) })
+        Ok(Self { secret, file, emulator: settings.mode == Mode::Dev, announced: std::cell::Cell::new(None) })
     }
 
     /// Who is believed beside these issuers: the bearer of this token, as an administrator.
     fn authority(&self, issuers: Authority) -> Authority {
-        match self {
-            Self::Emulator => Authority { emulator: true, ..issuers },
-            Self::Kept { secret, .. } => Authority { admin_token: Some(secret.clone()), ..issuers },
-        }
+        Authority { emulator: self.emulator, admin_token: Some(self.secret.clone()), ..issuers }
     }
 
     fn access(&self, db: Option<String>) -> AccessArgs {
-        let token = match self {
-            Self::Emulator => "owner".to_owned(),
-            Self::Kept { secret, .. } => secret.clone(),
-        };
-        AccessArgs { db, token: Some(token), token_file: None }
+        AccessArgs { db, token: Some(self.secret.clone()), token_file: None }
     }
 
     /// Lets this user's commands find the token; a convenience, so its failure is none of ours.
     fn announce(&self, port: u16) {
-        let Self::Kept { secret, announced, .. } = self else { return };
-        match crate::client::token::announce(port, secret) {
-            Ok(()) => announced.set(Some(port)),
+        let announced = match self.emulator {
+            true => crate::client::token::announce_operator(port, &self.secret),
+            false => crate::client::token::announce(port, &self.secret),
+        };
+        match announced {
+            Ok(()) => self.announced.set(Some(port)),
             Err(error) => tracing::debug!(%error, "the token is only in the data folder"),
         }
     }
 
     fn withdraw(&self) {
-        if let Self::Kept { announced, .. } = self
-            && let Some(port) = announced.get()
-        {
+        if let Some(port) = self.announced.get() {
             crate::client::token::withdraw(port);
         }
     }
@@ -468,17 +501,22 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
         let mib = values.limits.worst_case_bytes() >> 20;
         eprintln!("  memory  the limits allow {mib} MiB in the worst case, see docs/limits.md");
     }
-    match token {
-        Token::Emulator => {
+    match token.emulator {
+        true => {
             eprintln!("  watch   curl -N -H 'accept: text/event-stream' {url}/home.json");
             eprintln!("  write   curl -X PUT -d 21.5 {url}/home/kitchen/temp.json");
             eprintln!("  SDK     export FIREBASE_DATABASE_EMULATOR_HOST={}", url.trim_start_matches("http://"));
             let access =
                 if settings.rules.is_some() { "as the rules say" } else { "open to everybody on this machine" };
             eprintln!("  access  {access}; `owner` is the administrator");
+            // A banner has 12 lines at most: who opens many doors knows the commands.
+            if values.runs.enabled && others.len() <= 4 {
+                let server = if url.ends_with(":9000") { String::new() } else { format!(" --url {url}") };
+                eprintln!("  run     standpipe run{server} -- ping -c 5 localhost");
+            }
         }
-        Token::Kept { file, .. } => {
-            eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", file.display());
+        false => {
+            eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", token.file.display());
             eprintln!("  access  administrators only, unless rules (--rules FILE) let others in");
             for whom in believed(&values.auth) {
                 eprintln!("  tokens  {whom}");

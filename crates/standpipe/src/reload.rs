@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use standpipe_doors::{Authority, Credentials};
-use standpipe_engine::Engine;
-use standpipe_serve::{Reloaded, Server};
+use standpipe_doors::Authority;
+use standpipe_serve::Reloaded;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::authority;
 use crate::config::{Changes, Settings, Values};
 use crate::exit::{Failure, Result};
-use crate::node::with_limits;
+use crate::jobs;
+use crate::node::{Node, with_limits};
 use crate::systemd::{self, State};
 
 /// A change is over when nothing has happened for this long: editors write in several steps.
@@ -42,41 +42,34 @@ impl Reload {
     }
 
     /// Reads every layer again and applies what can be applied; where anything is wrong, nothing.
-    pub(crate) fn run(
-        &mut self,
-        server: &Server,
-        engine: &Engine,
-        credentials: &Credentials,
-        authority: impl Fn(Authority) -> Authority,
-    ) {
+    pub(crate) fn run(&mut self, node: &Node, authority: impl Fn(Authority) -> Authority) {
         systemd::tell(State::Reloading);
-        let outcome = self.apply(server, engine, credentials, authority).unwrap_or_else(|failure| {
+        let outcome = self.apply(node, authority).unwrap_or_else(|failure| {
             tracing::error!("the configuration is refused, all settings stay as they are\n{failure}");
             Reloaded::Refused
         });
-        server.metrics().config_reloaded(outcome);
+        node.server().metrics().config_reloaded(outcome);
         systemd::tell(State::Ready);
     }
 
-    fn apply(
-        &mut self,
-        server: &Server,
-        engine: &Engine,
-        credentials: &Credentials,
-        authority: impl Fn(Authority) -> Authority,
-    ) -> Result<Reloaded> {
+    fn apply(&mut self, node: &Node, authority: impl Fn(Authority) -> Authority) -> Result<Reloaded> {
         let values = Settings::load(self.settings.mode, &self.settings.arguments)?.values;
         let Changes { live, boot } = Changes::between(&self.in_force, &values);
         // Also where no setting changed: the files of keys may have.
         let issuers = authority::read(&values.auth)?;
+        let jobs = node.runs().map(|runs| Ok::<_, Failure>((runs, jobs::read(&values)?))).transpose()?;
         if !live.is_empty() {
-            server.reload(values.limits.clone()).map_err(|error| Failure::usage(error.to_string()))?;
-            engine.reload(&with_limits(&values.server.data, &values.limits));
+            node.server().reload(values.limits.clone()).map_err(|error| Failure::usage(error.to_string()))?;
+            node.engine().reload(&with_limits(&values.server.data, &values.limits));
             self.in_force.limits = values.limits;
             self.in_force.auth = values.auth;
+            self.in_force.job = values.job;
             tracing::info!("configuration reloaded, in force now: {}", live.join(", "));
         }
-        credentials.reload(authority(issuers));
+        if let Some((runs, jobs)) = jobs {
+            runs.reload(jobs);
+        }
+        node.credentials().reload(authority(issuers));
         if !boot.is_empty() {
             tracing::warn!("these changes of the configuration wait for a restart: {}", boot.join(", "));
         }

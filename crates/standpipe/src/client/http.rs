@@ -117,7 +117,8 @@ impl Client {
     pub(crate) fn operator(url: &str, access: &AccessArgs) -> Result<Self> {
         let mut access = access.clone();
         if access.token.is_none() && access.token_file.is_none() {
-            access.token = url.strip_prefix("http://").and_then(|authority| token::find_operator(authority.trim_end_matches('/')));
+            access.token =
+                url.strip_prefix("http://").and_then(|authority| token::find_operator(authority.trim_end_matches('/')));
         }
         Self::near(url, &access)
     }

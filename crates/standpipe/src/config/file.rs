@@ -78,7 +78,9 @@ fn named(
     };
     if keys.is_empty() {
         let origin = place(path, text, start);
-        return Err(Failure::usage(format!("{origin}: {table}.{name} says nothing")).help("say what it does, or leave it out"));
+        return Err(
+            Failure::usage(format!("{origin}: {table}.{name} says nothing")).help("say what it does, or leave it out")
+        );
     }
     for key in keys.keys() {
         let (value, origin) = (values[key.get_ref().as_ref()].clone(), place(path, text, key.span().start));

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn an_end_is_a_sentence() {
-        let end = End { state: "timed_out".into(), exit_code: None, signal: Some(9), reason: Some("after 10 s".into()) };
+        let end =
+            End { state: "timed_out".into(), exit_code: None, signal: Some(9), reason: Some("after 10 s".into()) };
         assert_eq!(sentence(&end), "timed out, signal 9: after 10 s");
     }
 }

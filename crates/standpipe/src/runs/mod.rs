@@ -196,8 +196,7 @@ fn prune(arguments: &PruneArgs, out: &mut dyn Write) -> Result<()> {
 
 fn artefact(arguments: &ArtefactArgs, out: &mut dyn Write) -> Result<()> {
     let client = server(&arguments.server)?;
-    let target =
-        address(&["runs", &arguments.run, "artefacts", arguments.task.as_str(), arguments.name.as_str()]);
+    let target = address(&["runs", &arguments.run, "artefacts", arguments.task.as_str(), arguments.name.as_str()]);
     match &arguments.out {
         Some(path) => crate::commands::whole_file(path, |file| client.block_on(client.download(&target, file))),
         None => client.block_on(client.download(&target, out)),

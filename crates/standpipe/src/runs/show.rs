@@ -14,9 +14,10 @@ pub(super) fn has_ended(run: &Value) -> bool {
 pub(super) fn list(runs: &[Value]) -> String {
     let now = now_ms();
     let mut rows = vec![["RUN", "STATE", "AGE", "TOOK", "CODE", "COMMAND"].map(str::to_owned)];
-    rows.extend(runs.iter().map(|run| {
-        [word(&run["id"]), word(&run["state"]), age(run, now), took(run, now), code(run), what(run)]
-    }));
+    rows.extend(
+        runs.iter()
+            .map(|run| [word(&run["id"]), word(&run["state"]), age(run, now), took(run, now), code(run), what(run)]),
+    );
     table(&rows)
 }
 
@@ -164,7 +165,8 @@ mod tests {
 
     #[test]
     fn lengths_of_time_are_short() {
-        for (ms, text) in [(7, "7ms"), (1_250, "1.2s"), (61_000, "1m01s"), (7_260_000, "2h01m"), (90_000_000, "1d01h")] {
+        for (ms, text) in [(7, "7ms"), (1_250, "1.2s"), (61_000, "1m01s"), (7_260_000, "2h01m"), (90_000_000, "1d01h")]
+        {
             assert_eq!(span(ms), text);
         }
     }
@@ -183,6 +185,9 @@ mod tests {
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("a@1  failed") && !text.contains('\u{1b}'), "{text}");
         assert!(has_ended(&one) && !has_ended(&json!({ "state": "stopping" })));
-        assert!(run(&json!({ "id": "a@1", "state": "running", "tasks": { "t": { "state": "waiting" } } })).contains("task       t waiting"));
+        assert!(
+            run(&json!({ "id": "a@1", "state": "running", "tasks": { "t": { "state": "waiting" } } }))
+                .contains("task       t waiting")
+        );
     }
 }

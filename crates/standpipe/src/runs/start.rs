@@ -81,7 +81,8 @@ fn variables(arguments: &RunArgs) -> Result<Map<String, Value>> {
         all.insert(name.to_owned(), value);
     }
     // A secret of the same name is no secret any more, and this command's credential is nobody else's.
-    let hidden = |name: &String| name == "STANDPIPE_TOKEN" || arguments.secret.iter().any(|secret| secret_name(secret) == name);
+    let hidden =
+        |name: &String| name == "STANDPIPE_TOKEN" || arguments.secret.iter().any(|secret| secret_name(secret) == name);
     Ok(all.into_iter().filter(|(name, _)| !hidden(name)).map(|(name, value)| (name, value.into())).collect())
 }
 
@@ -151,7 +152,8 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     fn asked(line: &str) -> Result<Value, String> {
-        let cli = Cli::try_parse_from(std::iter::once("standpipe").chain(line.split(' '))).map_err(|e| e.to_string())?;
+        let cli =
+            Cli::try_parse_from(std::iter::once("standpipe").chain(line.split(' '))).map_err(|e| e.to_string())?;
         match cli.command {
             Command::Run(arguments) => request(&arguments).map_err(|failure| failure.to_string()),
             other => Err(format!("{other:?}")),

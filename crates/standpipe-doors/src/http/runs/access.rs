@@ -7,27 +7,24 @@ use std::sync::Arc;
 use http::header;
 use http::request::Parts;
 use serde_json::{Value, json};
-use standpipe_engine::{Database, Error, ErrorKind, Identity, Snapshot};
+use standpipe_engine::{Database, Error, ErrorKind, Identity};
 use standpipe_runs::{Name, RunId, RunRecord, Runs};
 use standpipe_tree::Path;
 
 use super::{Call, no_job};
 
-/// What a caller may do, by the rules of one moment.
+/// What a caller may do, by the rules of the moment it is asked.
 pub(super) struct Access<'a> {
     identity: &'a Identity,
     operator: bool,
     database: Arc<Database>,
-    snapshot: Snapshot,
 }
 
 impl<'a> Access<'a> {
     /// Of the one who calls; runs and jobs are values of the default database.
-    pub(super) async fn of(call: &'a Call<'_>) -> Result<Self, Error> {
+    pub(super) fn of(call: &'a Call<'_>) -> Result<Self, Error> {
         let database = call.dispatch.database(None)?;
-        let snapshot = database.snapshot().await?;
-        let operator = call.operator && !is_forwarded(call.parts);
-        Ok(Self { identity: &call.identity, operator, database, snapshot })
+        Ok(Self { identity: &call.identity, operator: call.operator && !is_forwarded(call.parts), database })
     }
 
     /// Who it is, as the record of a run says.
@@ -43,14 +40,32 @@ impl<'a> Access<'a> {
         if self.is_admin() {
             return Ok(());
         }
-        self.database.check_read(&self.snapshot, self.identity, &location(path)?, None)
+        self.database.check_read(&self.database.try_snapshot()?, self.identity, &location(path)?, None)
+    }
+
+    /// Those of the records that it may see, on one snapshot.
+    pub(super) fn seen<'r>(&self, records: &'r [RunRecord]) -> Result<Vec<&'r RunRecord>, Error> {
+        if self.is_admin() {
+            return Ok(records.iter().collect());
+        }
+        let snapshot = self.database.try_snapshot()?;
+        let may_see = |record: &&RunRecord| {
+            let path = location(&format!("/runs/{}", record.id));
+            path.is_ok_and(|path| self.database.check_read(&snapshot, self.identity, &path, None).is_ok())
+        };
+        Ok(records.iter().filter(may_see).collect())
     }
 
     fn write(&self, path: &str, new_data: &Value) -> Result<(), Error> {
         if self.is_admin() {
             return Ok(());
         }
-        self.database.check_write(&self.snapshot, self.identity, &location(path)?, &new_data.to_string())
+        self.database.check_write(
+            &self.database.try_snapshot()?,
+            self.identity,
+            &location(path)?,
+            &new_data.to_string(),
+        )
     }
 
     /// May it see the run?

@@ -42,8 +42,11 @@ pub(super) fn created(id: &RunId, state: RunState, host: &str) -> Answer {
 
 /// A run, as its value in the tree tells it, and its id.
 pub(super) fn record(record: &RunRecord, position: Option<usize>) -> Value {
-    let mut value = record.value(position);
-    value["id"] = record.id.to_string().into();
+    let mut value = json!({ "id": record.id, "name": record.id.name, "state": record.state, "by": record.by,
+        "created_at": record.created_at, "single": record.single });
+    if let Some(position) = position {
+        value["queue"] = json!({ "position": position });
+    }
     value
 }
 

@@ -17,7 +17,7 @@ use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use standpipe_engine::{Error, ErrorKind, Identity};
-use standpipe_runs::{Filter, Name, Prune, RunId, RunState, Runs};
+use standpipe_runs::{FileBounds, Filter, Name, Prune, RunId, RunState, Runs};
 use standpipe_serve::Session;
 use tokio::time::timeout;
 
@@ -81,7 +81,7 @@ impl Call<'_> {
         if *method != Method::GET {
             access::same_origin(self.parts)?;
         }
-        let access = Access::of(self).await?;
+        let access = Access::of(self)?;
         match (place, method) {
             (Place::List, &Method::GET) => self.list(&access),
             (Place::List, &Method::POST) => self.start(&access, body).await,
@@ -118,7 +118,7 @@ impl Call<'_> {
         let listed = self.runs().list(&filter)?;
         // A full page may have another one behind it, whatever the caller may see of this one.
         let next = (listed.len() >= filter.max).then(|| listed.last().map(|record| record.id.clone())).flatten();
-        let seen = listed.iter().filter(|record| access.may_see(&record.id).is_ok());
+        let seen = access.seen(&listed)?.into_iter();
         let runs: Vec<_> = seen.map(|record| answers::record(record, self.runs().position(&record.id))).collect();
         let mut json = serde_json::json!({ "runs": runs });
         if let Some(next) = next {
@@ -130,7 +130,9 @@ impl Call<'_> {
     async fn start(&self, access: &Access<'_>, body: Incoming) -> Result<Answer, Error> {
         access.may_run_anything()?;
         let request: StartRequest = self.read(body).await?;
-        let id = self.runs().start(request.start(&self.control.env, access.by())?).await?;
+        let limits = self.session.limits();
+        let bounds = FileBounds { bytes_max: limits.pipeline_bytes_max, tasks_max: limits.pipeline_tasks_max };
+        let id = self.runs().start(request.start(&self.control.env, &bounds, access.by())?).await?;
         self.created(&id)
     }
 
@@ -243,7 +245,9 @@ impl Call<'_> {
         if bytes.len() > max {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("the request is larger than run_request_bytes_max ({max} bytes); hand large input over in a file"),
+                format!(
+                    "the request is larger than run_request_bytes_max ({max} bytes); hand large input over in a file"
+                ),
             ));
         }
         let text = if bytes.is_empty() { b"{}" } else { &bytes[..] };
@@ -301,7 +305,8 @@ fn filter(query: Option<&str>) -> Result<Filter, Error> {
             },
             "state" => {
                 let states = value.split(',').filter(|state| !state.is_empty());
-                filter.states = states.map(|state| self::state(state).ok_or_else(|| wrong(STATES))).collect::<Result<_, _>>()?;
+                filter.states =
+                    states.map(|state| self::state(state).ok_or_else(|| wrong(STATES))).collect::<Result<_, _>>()?;
             }
             _ => {}
         }

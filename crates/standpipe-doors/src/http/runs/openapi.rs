@@ -248,17 +248,21 @@ fn segments(path: &str) -> Value {
 }
 
 fn describe(operation: &Operation) -> Value {
-    let query = operation.query.iter().map(|(name, kind, text)| {
-        json!({ "name": name, "in": "query", "description": text, "schema": { "type": kind } })
-    });
-    let content: Map<String, Value> =
-        operation.answers.iter().map(|(media, schema)| ((*media).to_owned(), json!({ "schema": reference(schema) }))).collect();
+    let query = operation.query.iter().map(
+        |(name, kind, text)| json!({ "name": name, "in": "query", "description": text, "schema": { "type": kind } }),
+    );
+    let content: Map<String, Value> = operation
+        .answers
+        .iter()
+        .map(|(media, schema)| ((*media).to_owned(), json!({ "schema": reference(schema) })))
+        .collect();
     let mut success = json!({ "description": operation.summary });
     if !content.is_empty() {
         success["content"] = content.into();
     }
     if operation.status == "201" {
-        success["headers"] = json!({ "Location": { "description": "Where the run is", "schema": { "type": "string" } } });
+        success["headers"] =
+            json!({ "Location": { "description": "Where the run is", "schema": { "type": "string" } } });
     }
     let mut responses = Map::from_iter([(operation.status.to_owned(), success)]);
     for (status, text) in REFUSALS {
@@ -303,7 +307,18 @@ fn schemas() -> Value {
     let duration = || json!({ "type": "string", "examples": ["500ms", "10s", "1h30m"] });
     let name = || json!({ "type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$" });
     let id = || json!({ "type": "string", "examples": ["nightly@17"] });
-    let states = ["queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled", "timed_out", "lost", "interrupted"];
+    let states = [
+        "queued",
+        "starting",
+        "running",
+        "stopping",
+        "succeeded",
+        "failed",
+        "cancelled",
+        "timed_out",
+        "lost",
+        "interrupted",
+    ];
     let state = json!({ "type": "string", "enum": states });
     let progress = object(json!({ "fraction": { "type": "number", "minimum": 0, "maximum": 1 }, "text": text() }), &[]);
     let ended = |more: Value| {
@@ -316,7 +331,10 @@ fn schemas() -> Value {
         }
         all
     };
-    let task = object(ended(json!({ "attempts": whole(), "needs": map(yes()), "stalled": yes(), "leaked": yes() })), &["state"]);
+    let task = object(
+        ended(json!({ "attempts": whole(), "needs": map(yes()), "stalled": yes(), "leaked": yes() })),
+        &["state"],
+    );
     let run = object(
         ended(json!({
             "id": id(), "name": name(), "job": name(), "params": map(text()), "by": text(), "state": state,
@@ -401,7 +419,8 @@ mod tests {
     fn every_schema_that_is_named_is_there() {
         let document = document();
         let text = document.to_string();
-        let named: BTreeSet<&str> = text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let named: BTreeSet<&str> =
+            text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         let schemas = document["components"]["schemas"].as_object().unwrap();
         assert!(named.iter().all(|name| schemas.contains_key(*name)), "{named:?}");
         assert!(named.len() > 8, "{named:?}");

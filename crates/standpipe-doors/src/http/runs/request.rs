@@ -10,15 +10,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use standpipe_engine::Error;
 use standpipe_runs::{
-    Command, Group, Name, OutputLimits, Plan, PtySize, ResourceLimits, Secret, SecretSource, Start, Stdin, Task,
-    duration_ms,
+    Base, Command, FileBounds, FileFormat, Group, Name, OutputLimits, Pipeline, Plan, PtySize, ResourceLimits, Secret,
+    SecretSource, Start, Stdin, duration_ms,
 };
 
 /// The size of a terminal where none is named.
 const PTY: PtySize = PtySize { rows: 24, cols: 80 };
-
-/// The only task of a run of one command.
-const MAIN: &str = "main";
 
 /// The body of `POST /runs`.
 #[derive(Debug, Default, Deserialize)]
@@ -48,16 +45,8 @@ pub(super) struct StartRequest {
 #[serde(deny_unknown_fields)]
 struct PipelineText {
     text: String,
-    #[serde(default)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    #[default]
-    Toml,
-    Yaml,
+    /// `toml` or `yaml`; TOML where it is left out.
+    format: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,7 +102,7 @@ fn milliseconds(text: Option<String>) -> Result<Option<u64>, Error> {
 
 impl StartRequest {
     /// The run it means. `env` is what a command gets that brings none of its own.
-    pub(super) fn start(self, env: &BTreeMap<String, String>, by: &str) -> Result<Start, Error> {
+    pub(super) fn start(self, env: &BTreeMap<String, String>, bounds: &FileBounds, by: &str) -> Result<Start, Error> {
         let group = self.group.map(|group| match group {
             GroupName::Name(name) => Group { name, policy: standpipe_runs::Policy::default() },
             GroupName::Group(group) => group,
@@ -125,7 +114,9 @@ impl StartRequest {
             (Some(argv), None, None) => argv,
             (None, Some(line), None) => vec!["sh".to_owned(), "-c".to_owned(), line],
             (None, None, Some(pipeline)) => {
-                return pipeline.start(self.name, self.params, self.env.as_ref().unwrap_or(env), group, by);
+                let base = Base { cwd: self.cwd, env: self.env.unwrap_or_else(|| env.clone()) };
+                let start = Start { name: self.name, by: by.to_owned(), group, ..Start::default() };
+                return pipeline.start(&base, &self.params, bounds, start);
             }
             _ => {
                 return Err(Error::bad_request(
@@ -154,31 +145,34 @@ impl StartRequest {
             event_prefix: self.event_prefix,
         };
         check(&command)?;
-        let plan = Plan { tasks: vec![single(command)], ..Plan::default() };
-        Ok(Start {
-            name: self.name,
-            plan: Arc::new(plan),
-            single: true,
-            by: by.to_owned(),
-            group,
-            ..Start::default()
-        })
+        let plan = Arc::new(Plan::single(command));
+        Ok(Start { name: self.name, plan, single: true, by: by.to_owned(), group, ..Start::default() })
     }
 }
 
-fn single(command: Command) -> Task {
-    Task {
-        name: MAIN.parse().expect("it is a good name"),
-        command,
-        needs: Vec::new(),
-        when: None,
-        retries: 0,
-        backoff: standpipe_runs::Backoff::default(),
-        continue_on_failure: false,
-        artefacts: Vec::new(),
-        inputs: BTreeMap::new(),
-        matrix: BTreeMap::new(),
+impl PipelineText {
+    fn start(
+        &self,
+        base: &Base,
+        params: &BTreeMap<String, Value>,
+        bounds: &FileBounds,
+        start: Start,
+    ) -> Result<Start, Error> {
+        let format = self.format.as_deref().map_or(Ok(FileFormat::Toml), str::parse).map_err(Error::bad_request)?;
+        let wrong = |text: String| Error::bad_request(format!("the pipeline is not accepted: {text}"));
+        let pipeline = Pipeline::read(&self.text, format, bounds).map_err(|errors| wrong(errors.to_string()))?;
+        let given = params.iter().map(|(name, value)| (name.clone(), as_text(value))).collect();
+        let (plan, params) = pipeline.start(base, &given).map_err(|error| wrong(error.to_string()))?;
+        plan.tasks.iter().try_for_each(|task| check(&task.command))?;
+        let default = || "pipeline".parse().expect("it is a good name");
+        let name = start.name.clone().or(pipeline.name).unwrap_or_else(default);
+        Ok(Start { name: Some(name), plan: Arc::new(plan), single: false, params, ..start })
     }
+}
+
+/// A parameter as the text that it becomes.
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Could the system start it at all?
@@ -217,7 +211,8 @@ mod tests {
     fn read(json: &str) -> Result<Start, String> {
         let request: StartRequest = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let env = BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]);
-        request.start(&env, "local").map_err(|error| error.message().to_owned())
+        let bounds = FileBounds { bytes_max: 1_000, tasks_max: 10 };
+        request.start(&env, &bounds, "local").map_err(|error| error.message().to_owned())
     }
 
     fn refused(json: &str, part: &str) {
@@ -243,6 +238,10 @@ mod tests {
         let start = read(r#"{"shell":"echo a"}"#).unwrap();
         assert_eq!(start.plan.tasks[0].command.argv, ["sh", "-c", "echo a"]);
         assert_eq!(start.plan.tasks[0].command.env["PATH"], "/bin");
+        let start = read(r#"{"pipeline":{"text":"[task.a]\nrun = 'true'"},"cwd":"/srv"}"#).unwrap();
+        let command = &start.plan.tasks[0].command;
+        assert_eq!((start.single, start.name.unwrap().as_str()), (false, "pipeline"));
+        assert_eq!((command.cwd.as_deref(), &*command.env["PATH"]), (Some("/srv".as_ref()), "/bin"));
         assert_eq!(read(r#"{"argv":["a"],"env":{}}"#).unwrap().plan.tasks[0].command.env, BTreeMap::new());
     }
 
@@ -265,6 +264,9 @@ mod tests {
         refused(r#"{"argv":["a"],"name":"a/b"}"#, "a name is");
         refused(r#"{"argv":["a"],"tiemout":"10s"}"#, "unknown field");
         refused(r#"{"argv":["a"],"secrets":{"T":"plain"}}"#, "unknown variant");
+        refused(r#"{"pipeline":{"text":"[task.a]"}}"#, "not accepted");
+        refused(r#"{"pipeline":{"text":"a","format":"xml"}}"#, "yaml");
+        refused(r#"{"pipeline":{"text":"[task.a]\nrun = 'true'"},"cwd":"here"}"#, "absolute");
         refused(r#"[]"#, "");
     }
 }
