@@ -393,41 +393,37 @@ fn reached<'g>(from: usize, next: impl Fn(usize) -> &'g Vec<usize>) -> BTreeSet<
     found
 }
 
-/// The tasks of a run that goes on with one that ended: what succeeded is kept, everything else waits. A task that
-/// asks how others ended is asked again when one of those is redone, and with it what needs it.
-pub(crate) fn resumed(plan: &Plan, old: &BTreeMap<Name, TaskRecord>) -> Result<BTreeMap<Name, TaskRecord>, String> {
-    let names = Names::of(plan)?;
-    let nodes = nodes(plan, &names)?;
-    let succeeded = |task: usize| old.get(&plan.tasks[task].name).is_some_and(|old| old.state == TaskState::Succeeded);
-    let mut redone = BTreeSet::new();
-    for task in in_order(&nodes) {
-        let asks = nodes[task].when.as_ref().is_some_and(When::looks_at_states);
-        let again = |redone: &BTreeSet<usize>| {
-            reached(task, |task| &nodes[task].needs).iter().any(|need| redone.contains(need))
-        };
-        // What went on after an allowed failure stays: its result does not rest on the failed task.
-        let undone = |need: &usize| redone.contains(need) && succeeded(*need);
-        if !succeeded(task) || nodes[task].needs.iter().any(undone) || (asks && again(&redone)) {
-            redone.insert(task);
-        }
-    }
-    Ok(begun(plan, old, &redone))
-}
-
-/// The tasks of a run that repeats one task, and everything downstream of it, of one that ended; all others stay as they
-/// ended.
-pub(crate) fn retried(
+/// The tasks of a run that goes on with one that ended: what succeeded is kept, everything else waits. So does a task,
+/// and what needs it, that asks how others ended when one of those is redone; and with `task` given, that one and
+/// everything downstream of it.
+///
+/// # Errors
+/// The plan can't be followed, or has no such task.
+pub(crate) fn redo(
     plan: &Plan,
     old: &BTreeMap<Name, TaskRecord>,
-    task: &Name,
+    task: Option<&Name>,
 ) -> Result<BTreeMap<Name, TaskRecord>, String> {
     let names = Names::of(plan)?;
     let nodes = nodes(plan, &names)?;
-    let Some(task) = names.tasks.get(task).copied() else {
-        return Err(format!("the run has no task `{task}`; its tasks are listed with the run"));
-    };
-    let mut redone = reached(task, |task| &nodes[task].needed_by);
-    redone.insert(task);
+    let mut redone = BTreeSet::new();
+    if let Some(name) = task {
+        let Some(task) = names.tasks.get(name).copied() else {
+            return Err(format!("the run has no task `{name}`; its tasks are listed with the run"));
+        };
+        redone = reached(task, |task| &nodes[task].needed_by);
+        redone.insert(task);
+    }
+    let succeeded = |task: usize| old.get(&plan.tasks[task].name).is_some_and(|old| old.state == TaskState::Succeeded);
+    for task in in_order(&nodes) {
+        let asks = nodes[task].when.as_ref().is_some_and(When::looks_at_states);
+        let asked_again = || reached(task, |task| &nodes[task].needs).iter().any(|need| redone.contains(need));
+        // What went on after an allowed failure stays: its result does not rest on the failed task.
+        let undone = |need: &usize| redone.contains(need) && succeeded(*need);
+        if !succeeded(task) || nodes[task].needs.iter().any(undone) || (asks && asked_again()) {
+            redone.insert(task);
+        }
+    }
     Ok(begun(plan, old, &redone))
 }
 

@@ -184,12 +184,12 @@ fn a_resumed_run_redoes_what_did_not_succeed() {
     use TaskState::{Cancelled, Skipped, Succeeded};
     let old = records(&[("a", Succeeded), ("b", Failed), ("c", Succeeded), ("d", Skipped)]);
     let plan_of = plan(diamond());
-    assert_eq!(redone(resumed(&plan_of, &old)), "b d");
-    let mut graph = Graph::new(&plan_of, &BTreeMap::new(), &resumed(&plan_of, &old).unwrap(), 4).unwrap();
+    assert_eq!(redone(redo(&plan_of, &old, None)), "b d");
+    let mut graph = Graph::new(&plan_of, &BTreeMap::new(), &redo(&plan_of, &old, None).unwrap(), 4).unwrap();
     assert_eq!(graph.next(), Some(Step::Start { task: 1, attempt: 1 }), "b at once, for a is kept");
     assert_eq!(graph.next(), None);
     let old = records(&[("a", Succeeded), ("b", Cancelled), ("c", Cancelled), ("d", Cancelled)]);
-    assert_eq!(redone(resumed(&plan_of, &old)), "b c d");
+    assert_eq!(redone(redo(&plan_of, &old, None)), "b c d");
     // What cleans up after a failure does so again; what follows an allowed failure stays.
     let mut tasks = vec![task("lint", &[]), task("build", &["lint"]), task("ship", &["build"])];
     tasks[0].continue_on_failure = true;
@@ -202,7 +202,7 @@ fn a_resumed_run_redoes_what_did_not_succeed() {
         ("clean", Succeeded),
         ("report", Succeeded),
     ]);
-    assert_eq!(redone(resumed(&plan(tasks), &old)), "clean lint report ship");
+    assert_eq!(redone(redo(&plan(tasks), &old, None)), "clean lint report ship");
 }
 
 #[test]
@@ -210,16 +210,13 @@ fn a_repeated_task_takes_everything_downstream_with_it() {
     use TaskState::Succeeded;
     let plan = plan(diamond());
     let old = records(&[("a", Succeeded), ("b", Succeeded), ("c", Failed), ("d", TaskState::Skipped)]);
-    let retry = |name: &str| retried(&plan, &old, &name.parse().unwrap());
-    assert_eq!(redone(retry("b")), "b d");
+    let retry = |name: &str| redo(&plan, &old, Some(&name.parse().unwrap()));
+    assert_eq!(redone(retry("b")), "b c d", "what did not succeed is redone, too");
     assert_eq!(redone(retry("a")), "a b c d");
+    assert_eq!(redone(retry("d")), "c d");
     assert!(retry("x").unwrap_err().starts_with("the run has no task `x`"));
-    // What stays as it failed still fails the run.
-    let mut graph = Graph::new(&plan, &BTreeMap::new(), &retry("b").unwrap(), 4).unwrap();
-    assert_eq!(graph.next(), Some(Step::Start { task: 1, attempt: 1 }));
-    graph.ended(1, Succeeded, BTreeMap::new());
-    assert!(matches!(graph.next(), Some(Step::Skip { task: 0, .. })));
-    assert_eq!((graph.is_over(), graph.result()), (true, (RunState::Failed, Some(2))));
+    let all = records(&[("a", Succeeded), ("b", Succeeded), ("c", Succeeded), ("d", Succeeded)]);
+    assert_eq!(redone(redo(&plan, &all, Some(&"c".parse().unwrap()))), "c d");
 }
 
 /// A source of numbers that gives the same ones for the same seed.
@@ -341,7 +338,7 @@ fn play(random: &mut Random) {
     assert_eq!(state == RunState::Cancelled, last.contains(&Some(TaskState::Cancelled)), "{last:?}");
     let record = |state: &Option<TaskState>| TaskRecord { state: state.unwrap(), ..TaskRecord::default() };
     let old = plan.tasks.iter().map(|task| task.name.clone()).zip(last.iter().map(record)).collect();
-    let again = resumed(&plan, &old).unwrap();
+    let again = redo(&plan, &old, None).unwrap();
     assert!(old.iter().all(|(name, old)| old.state == TaskState::Succeeded || again[name].state == TaskState::Waiting));
 }
 
