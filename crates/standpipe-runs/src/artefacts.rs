@@ -122,7 +122,9 @@ fn copy(artefact: &Artefact, from: &Path, to: &Path, room: &Room<'_>) -> Result<
             room.spent.fetch_sub(bytes, Ordering::Relaxed);
             Ok(None)
         }
-        Some(bytes) => std::fs::rename(&begun, to.join(name.as_str())).and_then(|()| sync_folder(to)).map(|()| Some(bytes)),
+        Some(bytes) => {
+            std::fs::rename(&begun, to.join(name.as_str())).and_then(|()| sync_folder(to)).map(|()| Some(bytes))
+        }
         None => Ok(None),
     });
     match copied.map_err(told)? {
@@ -132,7 +134,9 @@ fn copy(artefact: &Artefact, from: &Path, to: &Path, room: &Room<'_>) -> Result<
              (run_artefacts_bytes_max)",
             room.run_bytes_max
         )),
-        None => Err(format!("its artefact `{name}` ({path}) has more than {file_max} bytes (artefact_bytes_max, or `max`)")),
+        None => {
+            Err(format!("its artefact `{name}` ({path}) has more than {file_max} bytes (artefact_bytes_max, or `max`)"))
+        }
     }
 }
 
@@ -169,7 +173,9 @@ fn open_inside(folder: &Path, path: &Path) -> io::Result<File> {
         at = match openat(&at, part.as_os_str(), flags | OFlags::NOFOLLOW | kind, Mode::empty()) {
             Err(rustix::io::Errno::LOOP) => return Err(io::Error::other("it is a link, or behind one")),
             // What Linux says of a link where a folder should be.
-            Err(rustix::io::Errno::NOTDIR) => return Err(io::Error::other("a part of its path is no folder, or a link")),
+            Err(rustix::io::Errno::NOTDIR) => {
+                return Err(io::Error::other("a part of its path is no folder, or a link"));
+            }
             opened => opened?,
         };
     }
@@ -235,8 +241,7 @@ mod tests {
 
         fn names(&self) -> Vec<String> {
             let Ok(entries) = std::fs::read_dir(self.data.path().join("r@1/t")) else { return Vec::new() };
-            let mut names: Vec<_> =
-                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }

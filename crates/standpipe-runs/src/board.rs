@@ -1,10 +1,10 @@
 //! One run at work: its record, shared by whoever drives it and whoever looks at it. A change is durable before
 //! it is told; what is only a note (progress, counts) is told, and becomes durable with the next change.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use standpipe_engine::Result;
+use standpipe_engine::{Appender, Result};
 
 use crate::name::RunId;
 use crate::plan::Plan;
@@ -16,6 +16,7 @@ pub struct Board {
     id: RunId,
     plan: Arc<Plan>,
     record: Mutex<RunRecord>,
+    output: OnceLock<Appender>,
 }
 
 impl Board {
@@ -46,6 +47,16 @@ impl Board {
     pub async fn commit(&self, change: impl FnOnce(&mut RunRecord)) -> Result<()> {
         change(&mut self.record.lock());
         Ok(())
+    }
+
+    /// The stream `runs/<id>/out`. The service ends it.
+    pub fn output(&self) -> &Appender {
+        self.output.get().expect("a run is at work only when its stream is there")
+    }
+
+    /// As [`Board::commit`], for who needs not wait: it becomes durable with the next commit of any run.
+    pub fn post(&self, change: impl FnOnce(&mut RunRecord)) {
+        change(&mut self.record.lock());
     }
 
     /// Changes the record, durable with the next commit of this run: for what is told many times a second.

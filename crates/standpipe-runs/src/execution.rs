@@ -95,7 +95,10 @@ struct Scene<'e> {
 
 /// What has happened.
 enum Happened {
-    Attempt { task: usize, end: AttemptEnd },
+    Attempt {
+        task: usize,
+        end: AttemptEnd,
+    },
     /// A task that is final is written down as such.
     Written,
 }
@@ -210,7 +213,11 @@ impl Course<'_> {
                 let ended = ended.clone();
                 async move { scene.write(task, TaskState::Cancelled, &ended).await }
             };
-            futures_util::stream::iter(cancelled).map(each).buffer_unordered(ENDS_AT_ONCE).for_each(async |()| {}).await;
+            futures_util::stream::iter(cancelled)
+                .map(each)
+                .buffer_unordered(ENDS_AT_ONCE)
+                .for_each(async |()| {})
+                .await;
             Happened::Written
         };
         self.work.push(all.boxed());
@@ -323,9 +330,9 @@ impl Scene<'_> {
         // What came before this moment counts, too.
         stops.mark_changed();
         let mut running = self.tools.supervisor.start(attempt);
-        let before = self.board.look(|record| {
-            record.tasks.get(&self.task(index).name).map(|task| task.usage).unwrap_or_default()
-        });
+        let before = self
+            .board
+            .look(|record| record.tasks.get(&self.task(index).name).map(|task| task.usage).unwrap_or_default());
         let end = loop {
             tokio::select! {
                 Some(event) = told.recv() => self.told(index, before, event),
@@ -522,7 +529,8 @@ impl Scene<'_> {
         if let Some(of) = of
             && !record.artefacts.is_empty()
         {
-            let (artefacts, from, to, task) = (self.tools.artefacts.clone(), of.clone(), self.run.clone(), name.clone());
+            let (artefacts, from, to, task) =
+                (self.tools.artefacts.clone(), of.clone(), self.run.clone(), name.clone());
             let names: Vec<Name> = record.artefacts.keys().cloned().collect();
             let copy = tokio::task::spawn_blocking(move || artefacts.take_over(&from, &to, &task, &names));
             let taken = copy.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));

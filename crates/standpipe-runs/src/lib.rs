@@ -8,6 +8,8 @@ mod artefacts;
 mod board;
 mod command;
 mod events;
+#[allow(dead_code, reason = "the service follows plans with it")]
+mod execution;
 mod file;
 #[allow(dead_code, reason = "the execution follows it")]
 mod graph;
