@@ -360,7 +360,7 @@ impl Watcher {
     }
 
     /// Ends when it is not `known` any more.
-    async fn changed(&mut self, known: &Identity) {
+    pub(crate) async fn changed(&mut self, known: &Identity) {
         match self {
             Self::Changing(identity) => differs(identity, known).await,
             Self::Fixed(_) => pending().await,

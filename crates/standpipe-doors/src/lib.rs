@@ -13,6 +13,7 @@ mod pipe;
 mod render;
 mod resp;
 mod scratch;
+mod streams;
 
 pub use crate::auth::{Algorithm, Authority, Caller, Credentials, Identified, Issuer, Key, SECRET_BYTES_MIN};
 pub use crate::dispatch::Dispatch;

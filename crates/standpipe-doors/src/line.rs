@@ -5,6 +5,7 @@
 mod client;
 mod connection;
 mod data;
+mod streams;
 mod table;
 mod watches;
 mod words;

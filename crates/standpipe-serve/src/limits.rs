@@ -142,6 +142,10 @@ limits! {
     /// Default 20: a write costs more than all it carries. After a pause nothing waits; 0
     /// sends each at once.
     watch_gather_ms: u64 = 20;
+    /// Records of a stream that come within this time after a viewer was told of others share a write, in milliseconds.
+    /// Default 5: output is watched by people, and what comes fast fills a write anyway. After a pause nothing waits;
+    /// 0 sends each commit at once.
+    stream_gather_ms: u64 = 5;
     /// Time for open requests to end when the node stops, in milliseconds. Default 10,000; 0
     /// aborts at once.
     drain_ms: u64 = 10_000;
@@ -258,10 +262,11 @@ limits! {
 }
 
 /// The limits for which `0` means something.
-const ZERO_ALLOWED: [&str; 11] = [
+const ZERO_ALLOWED: [&str; 12] = [
     "requests_per_s_per_peer_max",
     "worker_grow_after_ms",
     "watch_gather_ms",
+    "stream_gather_ms",
     "drain_ms",
     "run_grace_ms",
     "run_output_bytes_max",

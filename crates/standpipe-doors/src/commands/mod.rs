@@ -80,6 +80,9 @@ pub(crate) trait Protocol: Send + Unpin + 'static {
     /// Does the peer wait for news? It is then not idle.
     fn is_watching(&self) -> bool;
 
+    /// The peer sends nothing any more: answers that wait for something to happen are due now.
+    fn peer_closed(&mut self) {}
+
     /// The turn is over: gives back what it held for its time.
     fn turn_over(&mut self) {}
 
@@ -356,6 +359,7 @@ impl<P: Protocol> Talk<'_, P> {
     }
 
     fn leave(&mut self, reason: CloseReason) -> Poll<bool> {
+        self.protocol.peer_closed();
         self.ending = Some(reason);
         self.said_goodbye = true;
         Poll::Ready(false)

@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use standpipe_engine::Error;
 use standpipe_serve::{BytesPermit, CloseReason, RequestGuard, Session};
 use standpipe_wire::firebase::{Pieces, pieces};
@@ -27,7 +27,7 @@ use crate::scratch::{TURN_BYTES, with_scratch};
 const WRITE_BYTES: usize = 64 << 10;
 
 /// How long a peer has to take our goodbye.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection that from here on is a WebSocket.
 #[derive(Debug)]
@@ -49,21 +49,7 @@ impl Upgrade {
         context: Context,
         began: Option<(Polls, String)>,
     ) -> Result<Self, Error> {
-        let has = |name, wanted: &str| {
-            let words = headers.get_all(name).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
-            words.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
-        };
-        let key = headers.get(header::SEC_WEBSOCKET_KEY);
-        let asked = *method == Method::GET
-            && has(header::CONNECTION, "upgrade")
-            && has(header::UPGRADE, "websocket")
-            && has(header::SEC_WEBSOCKET_VERSION, "13");
-        match key {
-            Some(key) if asked => Ok(Self { context, began, accept: derive_accept_key(key.as_bytes()) }),
-            _ => Err(Error::bad_request(
-                "this is a WebSocket: ask for it with GET over HTTP/1.1, 'Upgrade: websocket' and version 13",
-            )),
-        }
+        Ok(Self { context, began, accept: handshake(method, Version::HTTP_11, headers)? })
     }
 
     /// Serves the connection to its end.
@@ -76,7 +62,7 @@ impl Upgrade {
         busy: Busy,
     ) -> CloseReason {
         let mut link = WebSocket::new(stream, session.clone());
-        link.out = self.head(&headers);
+        link.out = switching(&self.accept, &headers);
         request.finished();
         drop((request, busy, headers));
         match self.began {
@@ -84,20 +70,44 @@ impl Upgrade {
             Some((polls, id)) => carry_on(&polls, &id, &self.context.database, &self.context.host, link, session).await,
         }
     }
+}
 
-    fn head(&self, headers: &HeaderMap) -> Vec<u8> {
-        let mut head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n".to_vec();
-        let accept = ("sec-websocket-accept", self.accept.as_bytes());
-        let others = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        for (name, value) in others.chain([accept]) {
-            head.extend_from_slice(name.as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value);
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(b"\r\n");
-        head
+/// What answers a client's handshake (RFC 6455 §4.2).
+///
+/// # Errors
+/// `BadRequest` for what is not a WebSocket handshake.
+pub(crate) fn handshake(method: &Method, version: Version, headers: &HeaderMap) -> Result<String, Error> {
+    let has = |name, wanted: &str| {
+        let words = headers.get_all(name).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+        words.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
+    };
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let asked = *method == Method::GET
+        && version == Version::HTTP_11
+        && has(header::CONNECTION, "upgrade")
+        && has(header::UPGRADE, "websocket")
+        && has(header::SEC_WEBSOCKET_VERSION, "13");
+    match key {
+        Some(key) if asked => Ok(derive_accept_key(key.as_bytes())),
+        _ => Err(Error::bad_request(
+            "this is a WebSocket: ask for it with GET over HTTP/1.1, 'Upgrade: websocket' and version 13",
+        )),
     }
+}
+
+/// The head of the answer to a handshake.
+pub(crate) fn switching(accept: &str, headers: &HeaderMap) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n".to_vec();
+    let accept = ("sec-websocket-accept", accept.as_bytes());
+    let others = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    for (name, value) in others.chain([accept]) {
+        head.extend_from_slice(name.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value);
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 /// See the module's text.

@@ -15,6 +15,7 @@ use standpipe_engine::{Error, ErrorKind};
 use standpipe_serve::{Deadline, RequestGuard, Session};
 use tokio::time::timeout;
 
+use super::follow::Feed as OutputFeed;
 use super::io::{Activity, Busy};
 use super::sse::Feed;
 use crate::dispatch::refused;
@@ -31,12 +32,16 @@ pub(crate) enum Content {
     Watch(Box<Feed>),
     /// A WebSocket.
     Upgrade(Box<Upgrade>),
+    /// A stream's records, before it is known how they travel.
+    Output(Box<OutputFeed>),
 }
 
 /// What hyper is given to send.
 enum Sending {
     Full(Bytes),
     Stream(BoxStream<'static, Result<Bytes, Error>>),
+    /// With trailers at its end, maybe.
+    Frames(BoxStream<'static, Result<Frame<Bytes>, Error>>),
 }
 
 /// A reply's body; it holds what says that the request is in progress.
@@ -55,6 +60,7 @@ impl Reply {
             Content::Watch(feed) => Sending::Stream(feed.into_body()),
             // Over HTTP/1.1 it takes the connection over; over HTTP/2 it was refused.
             Content::Upgrade(_) => Sending::Full(Bytes::new()),
+            Content::Output(feed) => Sending::Frames(feed.into_body()),
         };
         if matches!(&sending, Sending::Full(bytes) if bytes.is_empty()) {
             // Hyper does not ask for what it knows to be nothing, here and behind the last byte.
@@ -77,8 +83,9 @@ impl Body for Reply {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let next = match &mut self.sending {
             Sending::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Sending::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Sending::Stream(stream) => stream.as_mut().poll_next(context),
+            Sending::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Sending::Stream(stream) => stream.as_mut().poll_next(context).map(|next| Some(next?.map(Frame::data))),
+            Sending::Frames(stream) => stream.as_mut().poll_next(context),
         };
         match &next {
             Poll::Ready(None) => self.request.finished(),
@@ -86,7 +93,7 @@ impl Body for Reply {
             Poll::Ready(Some(Err(error))) => self.request.failed(error.message()),
             _ => {}
         }
-        next.map(|item| item.map(|bytes| bytes.map(Frame::data)))
+        next
     }
 
     fn is_end_stream(&self) -> bool {
@@ -96,7 +103,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match &self.sending {
             Sending::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Sending::Stream(_) => SizeHint::default(),
+            Sending::Stream(_) | Sending::Frames(_) => SizeHint::default(),
         }
     }
 }

@@ -5,8 +5,10 @@
 mod body;
 mod conn;
 mod coverage;
+mod follow;
 mod io;
 mod operations;
+mod output;
 mod page;
 mod params;
 mod rest;
@@ -31,6 +33,7 @@ use standpipe_tree::write_json_string;
 use self::body::{Content, Reply};
 use self::io::Activity;
 pub(crate) use self::io::{Busy, Stream};
+pub(crate) use self::output::check_state;
 pub(crate) use self::params::Params;
 use self::rest::Call;
 pub(crate) use self::rest::parse as parse_write;
@@ -146,8 +149,13 @@ impl HttpDoor {
                 let by = TakenBy::WebSocket(*upgrade);
                 Err(Box::new(Takeover { by, version, headers: parts.headers, request: guard, busy }))
             }
+            Content::Output(feed) if feed.takes_over(version) => {
+                let by = TakenBy::Output(feed);
+                Err(Box::new(Takeover { by, version, headers: parts.headers, request: guard, busy }))
+            }
             content => {
-                if matches!(content, Content::Watch(_)) {
+                let waits = matches!(&content, Content::Output(feed) if feed.waits());
+                if waits || matches!(content, Content::Watch(_)) {
                     activity.watching().store(true, Ordering::Relaxed);
                 }
                 Ok(Response::from_parts(parts, Reply::new(content, busy, guard)))
@@ -255,6 +263,14 @@ impl HttpDoor {
             Route::Runs(Place::Run(_)) if method == Method::GET && page::wants_page(&parts.headers) => {
                 Ok(page::page(&parts.headers))
             }
+            Route::Runs(Place::Output { run, task }) => {
+                let place = output::Place::Run { run, task };
+                Box::pin(self.stream_call(session, activity, &parts, &params).await?.answer(&method, place, body)).await
+            }
+            Route::Stream(path) => {
+                let place = output::Place::Path(path);
+                Box::pin(self.stream_call(session, activity, &parts, &params).await?.answer(&method, place, body)).await
+            }
             Route::OpenApi if inner.control.is_some() => Ok(only_get(|_| runs::openapi())),
             Route::Runs(place) if let Some(control) = &inner.control => {
                 let Identified { identity, .. } = identify().await?;
@@ -265,16 +281,25 @@ impl HttpDoor {
                 let call = runs::Call { control, dispatch, session, activity, parts: &parts, identity, operator };
                 Ok(Box::pin(call.answer(&method, place, body)).await)
             }
-            Route::OpenApi
-            | Route::Runs(_)
-            | Route::Stream(_)
-            | Route::Asset(_)
-            | Route::Emulators
-            | Route::Unknown => Err(Error::new(
+            Route::OpenApi | Route::Runs(_) | Route::Asset(_) | Route::Emulators | Route::Unknown => Err(Error::new(
                 ErrorKind::NotFound,
                 "no such resource; append '.json' to the end of the URL to use the REST API",
             )),
         }
+    }
+
+    /// A request for a stream.
+    async fn stream_call<'a>(
+        &'a self,
+        session: &'a Session,
+        activity: &'a Arc<Activity>,
+        parts: &'a http::request::Parts,
+        params: &Params<'_>,
+    ) -> Result<output::Call<'a>, Error> {
+        let Identified { identity, expires_at, .. } = self.identify(session, &parts.headers, params).await?;
+        let (dispatch, query) = (&self.inner.dispatch, parts.uri.query());
+        let runs = self.inner.control.as_ref().map(runs::Control::runs);
+        Ok(output::Call { dispatch, session, activity, identity, expires_at, runs, query, parts })
     }
 
     /// A session of the Firebase protocol wants the connection.

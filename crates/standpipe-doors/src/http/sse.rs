@@ -11,7 +11,7 @@ use std::io::{IoSlice, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf, Bytes};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, Version};
 use standpipe_engine::{Error, ErrorKind, TopicEvent};
@@ -21,6 +21,7 @@ use standpipe_wire::sse;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
+use super::follow::Feed as OutputFeed;
 use super::io::{Busy, Stream};
 use crate::auth::instant;
 use crate::dispatch::{Subscription, Update};
@@ -28,10 +29,10 @@ use crate::firebase::websocket::Upgrade;
 
 /// How often a quiet stream says that it is alive. The Python client can't close a stream until
 /// the next event comes.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Frames in one vectored write; the kernel takes up to 1,024.
-const SLICES_MAX: usize = 64;
+pub(super) const SLICES_MAX: usize = 64;
 
 /// An open watch on its way to the peer.
 #[derive(Debug)]
@@ -142,6 +143,21 @@ impl Frame {
     }
 }
 
+/// As it lies there: one piece of memory.
+impl Buf for Frame {
+    fn remaining(&self) -> usize {
+        self.0.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+}
+
 fn encode(update: Update, path: &Path, frames: &mut VecDeque<Frame>) {
     match update {
         Update::Event(event) => {
@@ -202,6 +218,8 @@ pub(crate) enum TakenBy {
     Events(Feed),
     /// A WebSocket.
     WebSocket(Upgrade),
+    /// A viewer of a stream.
+    Output(Box<OutputFeed>),
 }
 
 impl Takeover {
@@ -213,6 +231,7 @@ impl Takeover {
             TakenBy::WebSocket(upgrade) => {
                 Box::pin(upgrade.carry(stream, session.clone(), headers, request, busy)).await
             }
+            TakenBy::Output(feed) => feed.carry(stream, version, headers, request, busy).await,
         }
     }
 }
@@ -267,26 +286,31 @@ async fn carry(
     }
 }
 
+/// Appends header lines.
+pub(super) fn put_headers(headers: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 fn head(headers: &HeaderMap, chunked: bool) -> Bytes {
     let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
-    for (name, value) in headers {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
+    put_headers(headers, &mut head);
     head.extend_from_slice(if chunked { b"transfer-encoding: chunked\r\n\r\n" } else { b"connection: close\r\n\r\n" });
     head.into()
 }
 
 /// Writes everything there is, sharing the bytes with all other watchers.
-async fn send(stream: &mut Stream, frames: &mut VecDeque<Frame>) -> std::io::Result<()> {
+pub(super) async fn send<B: Buf>(stream: &mut Stream, frames: &mut VecDeque<B>) -> std::io::Result<()> {
     while !frames.is_empty() {
         let mut written = {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = frames.len().min(SLICES_MAX);
             for (slice, frame) in slices.iter_mut().zip(frames.iter()) {
-                *slice = IoSlice::new(&frame.0);
+                *slice = IoSlice::new(frame.chunk());
             }
             stream.write_vectored(&slices[..count]).await?
         };
@@ -294,10 +318,10 @@ async fn send(stream: &mut Stream, frames: &mut VecDeque<Frame>) -> std::io::Res
             return Err(std::io::ErrorKind::WriteZero.into());
         }
         while let Some(front) = frames.front_mut() {
-            let taken = written.min(front.0.len());
-            front.0.advance(taken);
+            let taken = written.min(front.remaining());
+            front.advance(taken);
             written -= taken;
-            if !front.0.is_empty() {
+            if front.has_remaining() {
                 break;
             }
             frames.pop_front();
@@ -307,7 +331,7 @@ async fn send(stream: &mut Stream, frames: &mut VecDeque<Frame>) -> std::io::Res
 }
 
 /// Ends when the peer has left. What it says meanwhile is nothing we asked for.
-async fn left(stream: &mut Stream) {
+pub(super) async fn left(stream: &mut Stream) {
     let mut nothing = [0; 64];
     while let Ok(1..) = stream.read(&mut nothing).await {}
 }

@@ -10,6 +10,7 @@ use standpipe_wire::line::{Line, Scanner};
 use tokio::sync::watch;
 
 use super::Shared;
+use super::streams;
 use super::table::{self, Next};
 use super::watches::{Begun, Watches};
 use super::words::Words;
@@ -29,6 +30,12 @@ pub(super) enum Done {
     Wrote(Result<Committed, Error>),
     /// A watch has begun.
     Watching(Result<Box<Begun>, Error>),
+    /// So has a tail.
+    Tailing(Result<Box<streams::Begun>, Error>),
+    /// An append is committed; this is the next record's place.
+    Appended(Result<u64, Error>),
+    /// A stream has ended.
+    Closed(Result<(), Error>),
 }
 
 /// A client.
@@ -49,6 +56,7 @@ pub(super) struct Client {
     pub(super) last_watch: u64,
     /// A long value is being read on a worker: a write after it must not overtake it.
     pub(super) parsing: bool,
+    pub(super) handing: streams::Handing,
 }
 
 impl Client {
@@ -65,6 +73,7 @@ impl Client {
             leases: None,
             last_watch: 0,
             parsing: false,
+            handing: streams::Handing::default(),
         })
     }
 
@@ -209,6 +218,13 @@ impl Protocol for Client {
                 Self::reply(result, turn, |done, turn| committed(&done, turn))
             }
             Done::Watching(result) => Self::reply(result, turn, |begun, turn| self.begin(begun, turn)),
+            Done::Tailing(result) => Self::reply(result, turn, |begun, turn| self.begin_tail(begun, turn)),
+            Done::Appended(result) => Self::reply(result, turn, |next_seq, turn| {
+                turn.out.extend_from_slice(b"OK ");
+                turn.out.extend_from_slice(itoa::Buffer::new().format(next_seq).as_bytes());
+                turn.out.push(b'\n');
+            }),
+            Done::Closed(result) => Self::reply(result, turn, |(), turn| turn.out.extend_from_slice(b"OK\n")),
         }
     }
 

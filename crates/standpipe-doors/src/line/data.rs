@@ -160,7 +160,3 @@ fn submit(client: &mut Client, how: How, op: Op, turn: &Turn<'_>) -> Answered {
     let committed = client.shared.dispatch.submit(&client.database, &client.identity, write, deadline)?;
     Ok(Next::Later(Box::pin(async move { Done::Wrote(committed.await) })))
 }
-
-pub(super) fn tail(_: &mut Client, _: Words<'_>, _: &mut Turn<'_>) -> Answered {
-    Err(Error::bad_request("TAIL follows a stream, and this version has no streams yet; WATCH follows values"))
-}

@@ -6,7 +6,7 @@ use standpipe_serve::CloseReason;
 
 use super::client::{Client, Done};
 use super::words::Words;
-use super::{connection, data, watches};
+use super::{connection, data, streams, watches};
 use crate::commands::{Answer, Turn};
 
 /// What a command leads to.
@@ -72,7 +72,16 @@ pub(super) const COMMANDS: &[Spec] = &[
         watches::watch,
     ),
     spec("UNWATCH", "id", "OK", "ends a watch", watches::unwatch),
-    spec("TAIL", "path [seq]", "an error", "streams come with a later version", data::tail),
+    spec(
+        "TAIL",
+        "path [seq] [last=N] [follow=false]",
+        "TAILING id seq",
+        "the records of a stream from the first, from a place on, or the last ones, then every new one to its end",
+        streams::tail,
+    ),
+    spec("UNTAIL", "id", "OK", "ends a tail", watches::unwatch),
+    write("APPEND", "path text", "OK next", "adds a line to a stream, which begins with its first", streams::append),
+    spec("CLOSE", "path [state]", "OK", "ends a stream", streams::close),
     spec("HELP", "[command]", "what there is", "all commands as JSON, or one of them", connection::help),
     spec("QUIT", "", "BYE", "closes the connection", connection::quit),
 ];

@@ -24,12 +24,18 @@ use crate::{dispatch, fault};
 pub(super) type Watches = SelectAll<Watch>;
 
 /// Lines to send, or why there are no more.
-type Lines = BoxStream<'static, Result<Vec<u8>, Error>>;
+pub(super) type Lines = BoxStream<'static, Result<Vec<u8>, Error>>;
 
 /// One watch.
 pub(super) struct Watch {
     id: u64,
     lines: Lines,
+}
+
+impl Watch {
+    pub(super) fn new(id: u64, lines: Lines) -> Self {
+        Self { id, lines }
+    }
 }
 
 impl Stream for Watch {
@@ -87,7 +93,7 @@ impl Client {
         writeln!(turn.out, "WATCHING {id} {rev}").expect("writing to memory does not fail");
         first.into_iter().for_each(|update| tell(id, update, subscription.path(), turn.out));
         let lines = lines(id, subscription, turn.session.clone(), permit);
-        self.watches.get_or_insert_default().push(Watch { id, lines });
+        self.watches.get_or_insert_default().push(Watch::new(id, lines));
     }
 
     /// Ends the watches that `keep` does not hold for.

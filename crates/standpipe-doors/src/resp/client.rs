@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use standpipe_engine::{Committed, Compute, Database, Error, Identity, Op, Snapshot};
 use standpipe_serve::{Class, CloseReason, Cost, Deadline, Outcome};
 use standpipe_wire::resp::{self, DecodeLimits, Decoded};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use super::call::{Call, Fault, Look, OwnedCall, Reader, Run};
@@ -85,6 +85,8 @@ pub(super) struct More {
     pub(super) leases: Option<Arc<Leases>>,
     /// What subscriptions to the tree are told of the identity, once there are some.
     pub(super) told: Option<watch::Sender<Identity>>,
+    /// Told when the peer has closed: what waits for more need not any longer.
+    gone: Arc<Notify>,
 }
 
 impl Client {
@@ -122,6 +124,11 @@ impl Client {
     pub(super) fn watcher(&mut self) -> Watcher {
         let identity = self.identity.clone();
         Watcher::Changing(self.more().told.get_or_insert_with(|| watch::Sender::new(identity)).subscribe())
+    }
+
+    /// Hears when the peer has closed its side.
+    pub(super) fn gone(&mut self) -> Arc<Notify> {
+        self.more().gone.clone()
     }
 
     pub(super) fn more(&mut self) -> &mut More {
@@ -466,6 +473,12 @@ impl Protocol for Client {
 
     fn is_watching(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.subscriptions.is_some())
+    }
+
+    fn peer_closed(&mut self) {
+        if let Some(more) = &self.more {
+            more.gone.notify_waiters();
+        }
     }
 
     fn turn_over(&mut self) {

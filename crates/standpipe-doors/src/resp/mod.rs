@@ -17,6 +17,7 @@ mod pubsub;
 mod reply;
 mod scan;
 mod server;
+mod streams;
 mod strings;
 mod table;
 

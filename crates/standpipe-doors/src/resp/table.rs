@@ -1,7 +1,7 @@
 //! The commands of the door: one table for what they do, for `COMMAND`, and for the page in the docs.
 
 use super::call::Run;
-use super::{client, hashes, json, lease, multi, pubsub, scan, server, strings};
+use super::{client, hashes, json, lease, multi, pubsub, scan, server, streams, strings};
 use crate::commands::Turn;
 
 /// A command of the connection itself.
@@ -182,6 +182,12 @@ pub(super) static COMMANDS: &[Spec] = &[
         conn("watch", -2, multi::watch, "Makes a transaction depend on keys being unchanged").during_multi(),
         ALL,
     ),
+    with_keys(conn("xadd", -5, streams::xadd, "Appends to a stream, which begins with its first entry"), ONE),
+    with_keys(conn("xinfo", -2, streams::xinfo, "Looks at a stream: STREAM"), (2, 2, 1)),
+    with_keys(conn("xlen", 2, streams::xlen, "Counts the entries that are kept"), ONE),
+    with_keys(conn("xrange", -4, streams::xrange, "Entries between two ids: COUNT"), ONE),
+    conn("xread", -4, streams::xread, "Entries behind an id, of some streams: COUNT, BLOCK"),
+    with_keys(conn("xrevrange", -4, streams::xrevrange, "Entries between two ids, the newest first: COUNT"), ONE),
 ];
 
 /// The command called `name`; `last` is the one that was found before.

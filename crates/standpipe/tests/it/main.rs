@@ -44,4 +44,5 @@ mod support;
 mod tls;
 #[cfg(unix)]
 mod top;
+mod viewers;
 mod watches;

@@ -1,0 +1,206 @@
+//! Streams at the doors: whoever views one, through whatever door, early, late or after its end, gets every record
+//! once and in order, and then the end. The steps are the same everywhere; what only one door has is below.
+
+use std::net::SocketAddr;
+
+use standpipe_testkit::http::{Conn, Response, Stream, request};
+use standpipe_testkit::websocket::{CLOSE, TEXT, WebSocket};
+use standpipe_testkit::{LIMIT, Launch, Lines, Server};
+use standpipe_wire::sse::Event;
+
+use crate::support::{dev, quiet};
+
+/// Appends to a stream of clients.
+fn append(addr: SocketAddr, path: &str, text: &[u8]) -> Response {
+    request(addr, "POST", &format!("/streams{path}"), &[], text).unwrap()
+}
+
+fn appended(addr: SocketAddr, path: &str, text: &[u8]) {
+    let got = append(addr, path, text);
+    assert_eq!(got.status, 200, "{}", got.text());
+}
+
+/// Ends it.
+fn end(addr: SocketAddr, path: &str, state: &str) {
+    appended(addr, &format!("{path}?end={state}"), b"");
+}
+
+fn get(addr: SocketAddr, target: &str) -> Response {
+    request(addr, "GET", &format!("/streams{target}"), &[], b"").unwrap()
+}
+
+fn event(stream: &mut Stream) -> Event {
+    loop {
+        let event = stream.event(LIMIT).unwrap().expect("the stream has not ended");
+        if event.name != "keep-alive" {
+            return event;
+        }
+    }
+}
+
+/// Reads an event stream of output to its end: bytes, and the data of the end.
+fn to_the_end(stream: &mut Stream) -> (String, serde_json::Value) {
+    let mut text = String::new();
+    loop {
+        let event = event(stream);
+        let data: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+        match event.name.as_str() {
+            "out" | "err" => text += data["text"].as_str().unwrap(),
+            "end" => {
+                assert!(stream.event(LIMIT).unwrap().is_none(), "nothing comes after the end");
+                return (text, data);
+            }
+            name => panic!("{name}: {data}"),
+        }
+    }
+}
+
+#[test]
+fn a_stream_is_a_text_with_an_end() {
+    let server = dev();
+    let addr = server.addr();
+    let check = |target: &str, status: u16, body: &str| {
+        let got = get(addr, target);
+        assert_eq!((got.status, got.text().as_str()), (status, body), "{target}");
+        got
+    };
+    let missing = get(addr, "/chat/log");
+    assert_eq!(missing.status, 404, "{}", missing.text());
+    appended(addr, "/chat/log", b"one\ntwo\nthr");
+    appended(addr, "/chat/log", b"ee\n");
+    let got = check("/chat/log?follow=0", 200, "one\ntwo\nthree\n");
+    assert_eq!(got.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(got.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!((got.header("x-standpipe-next-seq"), got.header("x-standpipe-state")), (Some("4"), Some("open")));
+    check("/chat/log?follow=0&from=2", 200, "three\n");
+    check("/chat/log?follow=0&tail=1", 200, "ee\n");
+    check("/chat/log?follow=0&from=99", 200, "");
+    check("/chat/log?follow=0&tail=0", 200, "");
+    end(addr, "/chat/log", "done");
+    check("/chat/log", 200, "one\ntwo\nthree\nstandpipe: /chat/log done\n");
+    check("/chat/log?raw=1", 200, "one\ntwo\nthree\n");
+    let head = request(addr, "HEAD", "/streams/chat/log", &[], b"").unwrap();
+    assert_eq!((head.status, head.header("x-standpipe-state")), (200, Some("done")));
+    let refused = append(addr, "/chat/log", b"more\n");
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    assert!(refused.text().contains("has ended"), "{}", refused.text());
+    for (target, status, part) in [
+        ("/chat/log?from=x", 400, "from"),
+        ("/chat/log?from=1&tail=1", 400, "two different"),
+        ("/runs/a@1/out", 404, "no stream"),
+    ] {
+        let got = get(addr, target);
+        assert_eq!(got.status, status, "{target}");
+        assert!(got.text().contains(part), "{target}: {}", got.text());
+    }
+    let own = append(addr, "/runs/a@1/out", b"x\n");
+    assert_eq!(own.status, 400, "{}", own.text());
+    assert_eq!(request(addr, "DELETE", "/streams/chat/log", &[], b"").unwrap().status, 200);
+    assert_eq!(get(addr, "/chat/log").status, 404);
+    quiet(server, &[]);
+}
+
+#[test]
+fn viewers_early_late_and_after_the_end_see_the_same() {
+    let server = dev();
+    let addr = server.addr();
+    appended(addr, "/log", b"1\n");
+    let mut early = Stream::open(addr, "/streams/log", &[]).unwrap();
+    assert_eq!(event(&mut early).id.as_deref(), Some("0"));
+    let mut leaver = Stream::open(addr, "/streams/log", &[]).unwrap();
+    event(&mut leaver);
+    drop(leaver);
+    let mut text = String::from("1\n");
+    for number in 2..=50 {
+        let line = format!("{number}\n");
+        appended(addr, "/log", line.as_bytes());
+        text += &line;
+    }
+    let mut late = Stream::open(addr, "/streams/log", &[]).unwrap();
+    let mut resumed = Stream::open(addr, "/streams/log", &[("Last-Event-ID", "9")]).unwrap();
+    end(addr, "/log", "1");
+    let mut after = Stream::open(addr, "/streams/log", &[]).unwrap();
+    let expected = serde_json::json!({"event": "end", "state": "ended"});
+    assert_eq!(to_the_end(&mut early), (text["1\n".len()..].to_owned(), expected.clone()));
+    assert_eq!(to_the_end(&mut late), (text.clone(), expected.clone()));
+    assert_eq!(to_the_end(&mut after), (text.clone(), expected.clone()));
+    let skipped: usize = (1..=10).map(|number: u32| number.to_string().len() + 1).sum();
+    assert_eq!(to_the_end(&mut resumed), (text[skipped..].to_owned(), expected));
+    quiet(server, &[]);
+}
+
+#[test]
+fn a_text_is_followed_and_ends_by_itself() {
+    let server = dev();
+    let addr = server.addr();
+    appended(addr, "/log", b"1\n");
+    let mut conn = Conn::open(addr).unwrap();
+    conn.send(&conn.encode("GET", "/streams/log", &[("TE", "trailers")], b"").unwrap()).unwrap();
+    appended(addr, "/log", b"2");
+    end(addr, "/log", "1");
+    let got = conn.response(false).unwrap();
+    assert_eq!(got.text(), "1\n2\nstandpipe: /log ended\n");
+    assert_eq!(got.header("trailer"), Some("x-standpipe-state, x-standpipe-exit-code"));
+    quiet(server, &[]);
+}
+
+#[test]
+fn messages_of_a_websocket_are_lines() {
+    let server = dev();
+    let addr = server.addr();
+    appended(addr, "/log", b"1\n\xff\n");
+    let mut plain = WebSocket::open(addr, "/streams/log").unwrap();
+    let mut json = WebSocket::open(addr, "/streams/log?json=1&from=1").unwrap();
+    assert_eq!(plain.frame().unwrap(), (TEXT, b"1".to_vec()));
+    assert_eq!(plain.frame().unwrap(), (0x82, b"\xff".to_vec()));
+    let record = json.json().unwrap();
+    assert_eq!((&record["event"], &record["seq"], &record["base64"]), (&"out".into(), &1.into(), &"/wo=".into()));
+    plain.text("what a client says means nothing").unwrap();
+    appended(addr, "/log", b"2\r\n");
+    assert_eq!(plain.frame().unwrap(), (TEXT, b"2".to_vec()));
+    assert_eq!(json.json().unwrap()["text"], "2\r\n");
+    end(addr, "/log", "1");
+    assert_eq!(plain.frame().unwrap(), (TEXT, b"standpipe: /log ended".to_vec()));
+    assert_eq!(json.json().unwrap(), serde_json::json!({"event": "end", "state": "ended"}));
+    for viewer in [&mut plain, &mut json] {
+        let (first, payload) = viewer.frame().unwrap();
+        assert_eq!((first, &payload[..2]), (CLOSE, &1000_u16.to_be_bytes()[..]));
+    }
+    quiet(server, &[]);
+}
+
+fn lines_door() -> (Server, Lines) {
+    let server = Launch::dev().args(["--line", "127.0.0.1:0"]).start().unwrap();
+    let lines = Lines::open(server.door("line").unwrap()).unwrap();
+    (server, lines)
+}
+
+#[test]
+fn lines_tail_and_append() {
+    let (server, mut lines) = lines_door();
+    let mut check = |line: &str, expected: &str| assert_eq!(lines.ask(line).unwrap(), expected, "{line}");
+    check("APPEND /log one two", "OK 1");
+    check("APPEND /log  three", "OK 2");
+    check("CLOSE /nothing", "ERR not_found there is no stream /nothing");
+    let door = server.door("line").unwrap();
+    let mut viewer = Lines::open(door).unwrap();
+    assert_eq!(viewer.ask("TAIL /log last=1").unwrap(), "TAILING 1 1");
+    let without_time = |line: String| {
+        let words: Vec<&str> = line.splitn(5, ' ').collect();
+        format!("{} {} {} {}", words[0], words[1], words[2], words[4])
+    };
+    assert_eq!(without_time(viewer.line().unwrap()), "LINE 1 1 out  three");
+    append_and_close(&mut lines);
+    assert_eq!(without_time(viewer.line().unwrap()), "LINE 1 2 out four");
+    assert_eq!(viewer.line().unwrap(), r#"ENDED 1 {"event":"end","state":"over"}"#);
+    assert_eq!(viewer.ask("TAIL /log 1 follow=false").unwrap(), "TAILING 2 1");
+    assert_eq!(without_time(viewer.line().unwrap()), "LINE 2 1 out  three");
+    assert_eq!(without_time(viewer.line().unwrap()), "LINE 2 2 out four");
+    assert_eq!(viewer.line().unwrap(), r#"ENDED 2 {"event":"end","state":"over"}"#);
+    quiet(server, &[]);
+}
+
+fn append_and_close(lines: &mut Lines) {
+    assert_eq!(lines.ask("APPEND /log four").unwrap(), "OK 3");
+    assert_eq!(lines.ask("CLOSE /log over").unwrap(), "OK");
+}
