@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use standpipe_testkit::{Launch, tool};
+use standpipe_testkit::{Launch, Server, tool};
 
 use crate::cli::Cli;
 use crate::support::quiet;
 
-/// Runs a scenario of `browser.mjs` and gives what it saw; restarts the server when it asks for that.
-fn run(scenario: &str) -> Option<Vec<Value>> {
+/// Runs a scenario of a script and gives what it saw; restarts the server when it asks for that. The script gets the
+/// scenario, the server's address and `query`, the modules, the browser, and `more`.
+pub(crate) fn drive(script: &str, scenario: &str, server: Server, query: &str, more: &[&str]) -> Option<Vec<Value>> {
     let modules = tool("node_modules").filter(|modules| modules.join("puppeteer-core").exists());
     let path = std::env::var_os("PATH").unwrap_or_default();
     let chromium = std::env::split_paths(&path).map(|dir| dir.join("chromium")).find(|program| program.exists());
@@ -19,12 +20,13 @@ fn run(scenario: &str) -> Option<Vec<Value>> {
         eprintln!("left out: no npm package puppeteer-core or no chromium; cargo xtask test installs them");
         return None;
     };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js/browser/browser.mjs");
-    let mut server = Launch::dev().same_port().start().unwrap();
-    let url = format!("{}?ns=browser", server.url());
+    let mut server = server;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js/browser").join(script);
+    let url = format!("{}{query}", server.url());
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let words = [text(&script), scenario.to_owned(), url, text(&modules), text(&chromium)];
-    let driver = Cli::new(&server).follow("node", &words.each_ref().map(String::as_str));
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    let driver = Cli::new(&server).follow("node", &words);
     let mut seen = Vec::new();
     loop {
         let line = driver.json();
@@ -44,7 +46,8 @@ fn run(scenario: &str) -> Option<Vec<Value>> {
 
 /// `expected` is seen, whatever else.
 fn check(scenario: &str, expected: &[Value]) {
-    let Some(seen) = run(scenario) else { return };
+    let server = Launch::dev().same_port().start().unwrap();
+    let Some(seen) = drive("browser.mjs", scenario, server, "?ns=browser", &[]) else { return };
     assert_eq!(seen, expected, "{scenario}");
 }
 

@@ -34,6 +34,8 @@ mod resp;
 mod rest;
 mod ruled;
 mod rules;
+#[cfg(unix)]
+mod run_page;
 mod script;
 mod sdk;
 mod sdk_page;
