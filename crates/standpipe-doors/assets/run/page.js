@@ -109,6 +109,7 @@ function show(told) {
   text('command', run.command?.argv ? summary.command(run.command.argv) : '');
   if (run.command?.cwd) $('command').title = `in ${run.command.cwd}`;
   $('command').hidden = !run.command?.argv;
+  showLinks();
   const progress = summary.progress(run);
   $('progress').hidden = !progress;
   $('progress-text').hidden = !progress?.text;
@@ -123,10 +124,37 @@ function show(told) {
   $('stop').disabled = run.state === 'stopping';
   $('retry').hidden = !final;
   $('resume').hidden = !final || run.single || run.state === 'succeeded' || Boolean(run.resumed_by);
+  $('redo').hidden = !final || task === null;
   $('graph').hidden = run.single || Object.keys(run.tasks).length === 0;
   if (!$('graph').hidden) graph.show(run.tasks, task, now);
   if (first) readAddress();
   return !final;
+}
+
+/** The runs it has to do with, and the files it has left. */
+function showLinks() {
+  const links = [];
+  const add = (said, name, address) => links.push([said, name, server.url(address).href]);
+  const id = encodeURIComponent(run.id);
+  if (run.of) add('follows', run.of, `runs/${encodeURIComponent(run.of)}`);
+  if (run.resumed_by) add('resumed by', run.resumed_by, `runs/${encodeURIComponent(run.resumed_by)}`);
+  for (const [name, { artefacts }] of Object.entries(run.tasks)) {
+    for (const [file, size] of Object.entries(artefacts ?? {})) {
+      const said = run.single ? 'file' : `file of ${name}`;
+      add(`${said} (${summary.bytes(size)})`, file, `runs/${id}/artefacts/${encodeURIComponent(name)}/${encodeURIComponent(file)}`);
+    }
+  }
+  const shape = JSON.stringify(links);
+  if ($('links').dataset.shape === shape) return;
+  $('links').dataset.shape = shape;
+  $('links').hidden = links.length === 0;
+  $('links').replaceChildren(
+    ...links.flatMap(([said, name, address]) => {
+      const link = document.createElement('a');
+      [link.href, link.textContent] = [address, name];
+      return [`${said} `, link, ' · '];
+    }).slice(0, -1),
+  );
 }
 
 function text(id, said) {
@@ -168,6 +196,7 @@ function open(name, seq) {
   restart();
   $('source').textContent = run.single ? '' : name === null ? 'all tasks' : `task ${name}`;
   $('all').hidden = name === null;
+  $('redo').hidden = name === null || !summary.isFinal(run.state);
   $('raw').href = server.url(`${stream()}?raw=1&follow=0`);
   $('raw').hidden = Boolean(server.token);
   $('raw').download = `${run.id}${name === null ? '' : `.${name}`}.log`;
@@ -362,11 +391,11 @@ function ask(question, yes) {
 }
 
 /** Does something to the run, and goes to the run that came of it. */
-async function act(button, verb, question, yes) {
+async function act(button, verb, question, yes, body) {
   if (!(await ask(question, yes))) return;
   button.disabled = true;
   try {
-    const made = await server.act(encodeURIComponent(run.id), verb);
+    const made = await server.act(encodeURIComponent(run.id), verb, body);
     notice('');
     if (verb === 'stop') poll();
     else if (made?.id) location.assign(server.url(`runs/${encodeURIComponent(made.id)}`));
@@ -462,6 +491,9 @@ function keys(event) {
 $('stop').addEventListener('click', () => act($('stop'), 'stop', `Stop ${run.id} and every process it has started?`, 'Stop'));
 $('retry').addEventListener('click', () => act($('retry'), 'retry', `Run ${run.id} again, as a new run?`, 'Run again'));
 $('resume').addEventListener('click', () => act($('resume'), 'resume', `Go on with ${run.id} in a new run that redoes only what did not succeed?`, 'Resume'));
+$('redo').addEventListener('click', () =>
+  act($('redo'), 'retry', `Run task ${task} and all that comes after it again, in a new run?`, 'Run again', { task }),
+);
 $('follow').addEventListener('click', toEnd);
 $('find').addEventListener('input', () => {
   clearTimeout(findTimer);
