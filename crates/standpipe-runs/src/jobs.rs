@@ -81,7 +81,9 @@ pub struct JobInfo {
     pub spec: Arc<JobSpec>,
     /// Its newest run.
     pub last: Option<RunId>,
-    /// The state of that.
+    /// How many it has had.
+    pub runs: u64,
+    /// The state of the newest.
     pub state: Option<RunState>,
     /// When it starts by itself next, in milliseconds since the epoch.
     pub next_at: Option<u64>,
@@ -111,6 +113,9 @@ impl JobSpec {
             param.check().map_err(|reason| format!("parameter {name}: {reason}"))?;
             if let Some(other) = variables.insert(variable(name), name) {
                 return Err(format!("parameters {other} and {name} would be the same variable {}", variable(name)));
+            }
+            if self.schedule.is_some() && param.default.is_none() {
+                return Err(format!("parameter {name} needs a default, because the job starts by its schedule"));
             }
         }
         self.plan.tasks.iter().try_for_each(|task| {

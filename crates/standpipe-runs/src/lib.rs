@@ -5,25 +5,34 @@
 //! reads no configuration file.
 
 mod artefacts;
+#[cfg(test)]
+mod bench;
 mod board;
+mod book;
 mod command;
 mod events;
-#[allow(dead_code, reason = "the service follows plans with it")]
 mod execution;
 mod file;
-#[allow(dead_code, reason = "the execution follows it")]
 mod graph;
 mod jobs;
+mod life;
+mod metrics;
 mod name;
+mod none;
 mod plan;
+mod prune;
 mod queue;
 mod record;
+mod recover;
 mod runs;
 mod schedule;
 mod settings;
 mod supervise;
+#[cfg(test)]
+mod tests;
+mod timer;
 mod units;
-
+mod values;
 mod when;
 
 pub use crate::board::Board;

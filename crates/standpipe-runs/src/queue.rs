@@ -170,7 +170,8 @@ impl Queue {
     }
 
     /// How many are at work.
-    pub(crate) fn running(&self) -> usize {
+    #[cfg(test)]
+    fn running(&self) -> usize {
         self.running.len()
     }
 

@@ -41,6 +41,25 @@ impl RunState {
         !matches!(self, Self::Queued | Self::Starting | Self::Running | Self::Stopping)
     }
 
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Queued,
+        Self::Starting,
+        Self::Running,
+        Self::Stopping,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::TimedOut,
+        Self::Lost,
+        Self::Interrupted,
+    ];
+
+    /// The state of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
     /// The word for it, everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -181,6 +200,22 @@ pub struct TaskRecord {
     pub outputs: BTreeMap<String, String>,
     /// Bytes of the artefacts that were kept.
     pub artefacts: BTreeMap<Name, u64>,
+}
+
+impl TaskRecord {
+    /// What becomes of a task that is not final when its run ends as `run`: what was never begun is cancelled.
+    pub(crate) fn end(&mut self, run: RunState, now: u64) {
+        let state = match (self.state, run) {
+            (state, _) if state.is_final() => return,
+            (TaskState::Waiting, _) => TaskState::Cancelled,
+            (_, RunState::Cancelled) => TaskState::Cancelled,
+            (_, RunState::TimedOut) => TaskState::TimedOut,
+            (_, RunState::Interrupted) => TaskState::Interrupted,
+            _ => TaskState::Lost,
+        };
+        self.state = state;
+        self.ended_at = self.started_at.map(|_| now);
+    }
 }
 
 /// One run. Stored whole at each change of a state.

@@ -12,12 +12,21 @@ use crate::plan::Plan;
 use crate::record::RunState;
 
 /// What the service is opened with, beside the engine and the limits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RunsSettings {
     /// The folder of what runs leave beside their streams (artefacts, marks of processes).
     pub dir: PathBuf,
     /// The jobs of the configuration.
     pub jobs: Vec<Arc<JobSpec>>,
+    /// The server's own variables, for secrets that come from there.
+    pub variable: fn(&str) -> Option<String>,
+}
+
+impl RunsSettings {
+    /// No jobs, no variables.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), jobs: Vec::new(), variable: |_| None }
+    }
 }
 
 /// A run to be started.

@@ -197,6 +197,16 @@ limits! {
     pipeline_bytes_max: usize = 256 * KIB;
     /// Runs: tasks of a pipeline, members of matrices counted. Default 500. Over it: the pipeline is refused.
     pipeline_tasks_max: usize = 500;
+    /// Runs: runs at work at once. Default 256. Over it: a run waits in the queue.
+    runs_running_max: usize = 256;
+    /// Runs: runs at work at once that one identity has started. Default 128. Over it: a run waits in the queue.
+    runs_per_identity_max: usize = 128;
+    /// Runs: runs waiting in the queue. Default 4,096. Over it: a new one is refused with a retry hint.
+    runs_queued_max: usize = 4_096;
+    /// Runs: finished runs that are kept. Default 10,000. Over it: the oldest are removed with all they left.
+    runs_kept_max: usize = 10_000;
+    /// Runs: age of finished runs that are kept, in seconds. Default 2,592,000 (30 days). Older: removed likewise.
+    runs_age_s_max: u64 = 2_592_000;
     /// Runs: tasks of one run at work at once. Default 16. Over it: a task waits until another has ended.
     run_tasks_max: usize = 16;
     /// Runs: bytes of one artefact. Default 256 MiB. Over it: its task has failed.

@@ -178,7 +178,7 @@ fn open_runs(engine: &Arc<Engine>, server: &Server, jobs: Vec<Arc<JobSpec>>) -> 
     let dir = engine.config().dir.join("runs");
     let runtimes: Vec<_> = server.runtimes().cloned().collect();
     let first = runtimes.first().cloned().ok_or_else(|| Failure::failed("the server has no event loop"))?;
-    let settings = RunsSettings { dir, jobs };
+    let settings = RunsSettings { dir, jobs, variable: |name| std::env::var(name).ok() };
     Ok(first.block_on(Runs::open(engine.clone(), settings, server.limits(), runtimes))?)
 }
 

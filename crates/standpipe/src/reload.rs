@@ -67,7 +67,7 @@ impl Reload {
             tracing::info!("configuration reloaded, in force now: {}", live.join(", "));
         }
         if let Some((runs, jobs)) = jobs {
-            runs.reload(jobs);
+            runs.reload(jobs).map_err(|error| Failure::usage(error.to_string()))?;
         }
         node.credentials().reload(authority(issuers));
         if !boot.is_empty() {
