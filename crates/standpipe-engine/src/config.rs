@@ -103,7 +103,8 @@ pub struct EngineConfig {
     pub stream_age_max: Duration,
     /// Streams: bytes of one record.
     pub stream_record_bytes_max: usize,
-    /// Streams: bytes of the newest chunks kept in memory of each stream that is watched.
+    /// Streams: bytes of the newest chunks kept in memory of each stream that is watched, and as many of those that
+    /// watchers further behind have read back.
     pub stream_ring_bytes_max: usize,
     /// Streams: bytes of the newest chunks kept in memory of all streams.
     pub streams_ring_bytes_max: usize,
@@ -165,7 +166,7 @@ impl EngineConfig {
             stream_bytes_max: 256 << 20,
             stream_age_max: Duration::from_secs(30 * 86_400),
             stream_record_bytes_max: 1 << 20,
-            stream_ring_bytes_max: 4 << 20,
+            stream_ring_bytes_max: 8 << 20,
             streams_ring_bytes_max: 256 << 20,
             streams_queue_bytes_max: 64 << 20,
             clock: Clock::System,

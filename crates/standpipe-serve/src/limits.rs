@@ -266,6 +266,21 @@ limits! {
     changes_bytes_max: usize = 64 * MIB;
     /// Engine: age of changes kept for watchers that resume, in seconds. Default 86,400.
     changes_age_s_max: u64 = 86_400;
+    /// Streams: bytes kept of each stream, as stored. Default 256 MiB. Over it: the oldest records go, and who asks for
+    /// them is told which is the first one left.
+    stream_bytes_max: usize = 256 * MIB;
+    /// Streams: age of records that are kept, in seconds. Default 2,592,000, which is 30 days. Later: as above.
+    stream_age_s_max: u64 = 30 * 86_400;
+    /// Streams: bytes of one record. Default 1 MiB. Over it: refused.
+    stream_record_bytes_max: usize = MIB;
+    /// Streams: bytes of the newest records kept in memory of each stream that is watched, beside the forms that doors
+    /// make of them; and as many of those that watchers further behind have read back from disk. Default 8 MiB.
+    stream_ring_bytes_max: usize = 8 * MIB;
+    /// Streams: the same of all streams. Default 256 MiB. Over it: a stream keeps its newest chunk only.
+    streams_ring_bytes_max: usize = 256 * MIB;
+    /// Streams: bytes of records that wait for their commit; one stream may have a quarter of them. Default 64 MiB. Over
+    /// it: who appends waits.
+    streams_queue_bytes_max: usize = 64 * MIB;
     /// Engine: size a database's file may grow to, in bytes. Default 1 TiB of address space. At
     /// it: writes are refused, reads go on.
     map_bytes_max: usize = 1024 * GIB;
@@ -319,7 +334,9 @@ pub enum LimitsError {
 }
 
 /// Pairs of which the first must not exceed the second.
-const ORDERED: [(&str, &str); 11] = [
+const ORDERED: [(&str, &str); 13] = [
+    ("stream_record_bytes_max", "streams_queue_bytes_max"),
+    ("stream_ring_bytes_max", "streams_ring_bytes_max"),
     ("poll_hold_ms_max", "poll_silence_ms_max"),
     ("workers_min", "workers_max"),
     ("request_body_bytes_max", "bodies_bytes_in_flight_max"),
@@ -360,7 +377,7 @@ impl Limits {
 
     /// Memory the serving limits allow in the worst case, in bytes: every connection in the middle
     /// of a request with a full head and a full chunk of its reply waiting, all bodies, all queues
-    /// full, all workers building a chunk, and one database's writer queue full. Not counted: TLS (about 10 KiB a connection), more
+    /// full, all workers building a chunk, one database's writer queue full, and the streams' queue and rings. Not counted: TLS (about 10 KiB a connection), more
     /// than one stream of an HTTP/2 connection, the engine's rings and the page cache.
     pub fn worst_case_bytes(&self) -> u64 {
         let connection = CONNECTION_BYTES + self.request_head_bytes_max + self.reply_chunk_bytes;
@@ -372,6 +389,8 @@ impl Limits {
             (self.workers_max, worker),
             (1, self.writer_queue_bytes_max),
             (1, self.group_bytes_max),
+            (1, self.streams_queue_bytes_max),
+            (1, self.streams_ring_bytes_max),
         ];
         parts
             .iter()

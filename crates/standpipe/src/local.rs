@@ -104,7 +104,7 @@ pub(crate) fn restore(source: &Path, dir: &Path, db: Option<&str>) -> Result<()>
     Ok(())
 }
 
-/// Verifies database `db`, or all, and writes one line of JSON for each.
+/// Verifies database `db`, or all and the streams, and writes one line of JSON for each.
 pub(crate) fn verify(dir: &Path, db: Option<&str>, out: &mut dyn Write) -> Result<()> {
     let names = match db {
         Some(name) => vec![name.to_owned()],
@@ -123,6 +123,12 @@ pub(crate) fn verify(dir: &Path, db: Option<&str>, out: &mut dyn Write) -> Resul
             verified.rev, verified.rows, verified.records, verified.digest
         )
         .map_err(|error| Failure::output(&error))?;
+    }
+    let found = if db.is_none() { standpipe_engine::verify_streams(dir)? } else { None };
+    if let Some(found) = found.filter(|found| found.streams > 0) {
+        let standpipe_engine::StreamsVerified { streams, records, bytes } = found;
+        writeln!(out, r#"{{"streams":{streams},"records":{records},"bytes":{bytes}}}"#)
+            .map_err(|error| Failure::output(&error))?;
     }
     Ok(())
 }

@@ -374,6 +374,12 @@ pub(crate) fn with_limits(dir: &Path, limits: &Limits) -> EngineConfig {
         query_children_max: limits.query_children_max,
         lease_locations_max: limits.lease_locations_max,
         lease_bytes_max: limits.lease_bytes_max,
+        stream_bytes_max: limits.stream_bytes_max as u64,
+        stream_age_max: Duration::from_secs(limits.stream_age_s_max),
+        stream_record_bytes_max: limits.stream_record_bytes_max,
+        stream_ring_bytes_max: limits.stream_ring_bytes_max,
+        streams_ring_bytes_max: limits.streams_ring_bytes_max,
+        streams_queue_bytes_max: limits.streams_queue_bytes_max,
         ..EngineConfig::new(dir)
     }
 }

@@ -15,7 +15,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use standpipe_engine::{Database, DatabaseStats, Engine, Error, Identity, Op};
+use standpipe_engine::{Database, DatabaseStats, Engine, Error, Identity, Op, StreamStats};
 use standpipe_serve::{Class, Cost, Deadline, Metrics, Session};
 use standpipe_tree::write_json_string;
 
@@ -167,6 +167,7 @@ pub(super) fn metrics(engine: &Arc<Engine>, metrics: &Metrics, credentials: &Cre
     let mut registry = Registry::with_prefix("standpipe");
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Databases(engine.databases())));
+    registry.register_collector(Box::new(StreamFigures(engine.streams().stats())));
     registry.register_collector(Box::new(credentials.clone()));
     let mut out = String::new();
     // Writing to a string does not fail.
@@ -196,6 +197,42 @@ const FIGURES: &[Figure] = &[
     ("database_commits_synced", "1 when commits are synced before they are acknowledged", |stats| stats.synced.into()),
     ("database_used_bytes", "Bytes of the file in use", |stats| stats.used_bytes as u64),
 ];
+
+/// The figures of the streams at the moment of the question.
+#[derive(Debug)]
+struct StreamFigures(StreamStats);
+
+/// A figure of the streams: its name, what it says, and where it is.
+type StreamFigure = (&'static str, &'static str, fn(&StreamStats) -> u64);
+
+const STREAM_FIGURES: &[StreamFigure] = &[
+    ("streams_commits", "Commits of streams since start", |stats| stats.commits),
+    ("streams_commit_ns", "Nanoseconds spent in commits of streams", |stats| stats.commit_ns),
+    ("streams_records", "Records appended to streams since start", |stats| stats.records),
+    ("streams_bytes", "Bytes of those records", |stats| stats.bytes),
+    ("streams_held_up", "1 while output waits because it can't be stored", |stats| stats.held_up.into()),
+    ("streams_live", "Streams that somebody appends to or watches", |stats| stats.live as u64),
+    ("streams_watchers", "Watchers of streams", |stats| stats.watchers as u64),
+    ("streams_queue_bytes", "Bytes of records waiting for their commit", |stats| stats.queue_bytes as u64),
+    ("streams_ring_bytes", "Bytes of the newest records kept in memory", |stats| stats.ring_bytes as u64),
+    ("streams_map_bytes", "Address space reserved for streams", |stats| stats.map_bytes as u64),
+    ("streams_used_bytes", "Bytes of the file of streams in use", |stats| stats.used_bytes as u64),
+];
+
+impl Collector for StreamFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, figure) in STREAM_FIGURES {
+            let gauge = ConstGauge::new(i64::try_from(figure(&self.0)).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?)?;
+        }
+        Ok(())
+    }
+}
 
 /// The same figures by database, as JSON.
 fn figures(engine: &Engine) -> serde_json::Value {

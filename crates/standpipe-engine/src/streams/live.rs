@@ -1,17 +1,18 @@
-//! A stream that somebody appends to or watches: what waits to be committed, and the ring of the newest committed
-//! chunks. All of it is gone with the last who holds it; the store has what is true.
+//! A stream that somebody appends to or watches: what waits to be committed, the ring of the newest committed
+//! chunks, and those that watchers further behind have read back. All of it is gone with the last who holds it; the store has what is true.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use standpipe_tree::Path;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::chunk::{Chunk, ChunkBuilder, NewRecord};
 use super::head::{HeadRow, Outcome};
 use super::room::Room;
+use crate::config::EngineConfig;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What has been handed over and is not committed.
@@ -56,6 +57,16 @@ pub(crate) struct Ring {
     watchers: usize,
 }
 
+/// Chunks that have been read back from the store, for watchers that are behind at about the same place: so that they
+/// share the reading and the forms that doors make.
+#[derive(Debug, Default)]
+struct ReadBack {
+    chunks: BTreeMap<u64, Arc<Chunk>>,
+    /// In the order they were read.
+    order: VecDeque<u64>,
+    bytes: usize,
+}
+
 /// What a cursor meets in the ring.
 #[derive(Debug)]
 pub(crate) enum Met {
@@ -68,8 +79,19 @@ pub(crate) enum Met {
 /// Bounds of rings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RingLimits {
-    pub(crate) bytes_max: usize,
-    pub(crate) all_bytes_max: usize,
+    bytes_max: usize,
+    all_bytes_max: usize,
+}
+
+impl RingLimits {
+    pub(crate) fn of(config: &EngineConfig) -> Self {
+        Self { bytes_max: config.stream_ring_bytes_max, all_bytes_max: config.streams_ring_bytes_max }
+    }
+
+    /// What one stream may keep, while `all` keep so much.
+    fn bytes_max(self, all: &AtomicUsize) -> usize {
+        if all.load(Ordering::Relaxed) > self.all_bytes_max { 0 } else { self.bytes_max }
+    }
 }
 
 /// One stream in use.
@@ -79,6 +101,7 @@ pub(crate) struct Live {
     pub(crate) id: u64,
     pending: Mutex<Pending>,
     ring: Mutex<Ring>,
+    read_back: Mutex<ReadBack>,
     /// A commit has been published.
     pub(crate) news: Notify,
     /// Its share of the room for what waits, in bytes.
@@ -99,6 +122,7 @@ impl Live {
                 ..Pending::default()
             }),
             ring: Mutex::new(Ring { committed: head.next_seq, ended: head.ended, ..Ring::default() }),
+            read_back: Mutex::default(),
             news: Notify::new(),
             room: Semaphore::new(share),
         }
@@ -198,7 +222,30 @@ impl Live {
         ring.watchers -= 1;
         if ring.watchers == 0 {
             ring.clear(all);
+            self.read_back.lock().trim(0, all);
         }
+    }
+
+    /// The chunk that holds record `seq`, if somebody has just read it back.
+    pub(crate) fn read_back(&self, seq: u64) -> Option<Arc<Chunk>> {
+        let read_back = self.read_back.lock();
+        let (_, chunk) = read_back.chunks.range(..=seq).next_back()?;
+        (chunk.next_seq() > seq).then(|| chunk.clone())
+    }
+
+    /// Keeps a chunk that has been read back; the one to use is another's, if that came first.
+    pub(crate) fn keep_read(&self, chunk: Chunk, limits: RingLimits, all: &AtomicUsize) -> Arc<Chunk> {
+        let mut read_back = self.read_back.lock();
+        // A chunk that has grown in the store since is another one.
+        if let Some(known) = read_back.chunks.get(&chunk.first_seq())
+            && known.next_seq() == chunk.next_seq()
+        {
+            return known.clone();
+        }
+        let chunk = Arc::new(chunk);
+        read_back.push(chunk.clone(), all);
+        read_back.trim(limits.bytes_max(all), all);
+        chunk
     }
 
     /// What is at `seq`.
@@ -234,8 +281,7 @@ impl Live {
         }
         if ring.watchers > 0 {
             part.chunks.iter().for_each(|chunk| ring.push(chunk.clone(), all));
-            let bytes_max = if all.load(Ordering::Relaxed) > limits.all_bytes_max { 0 } else { limits.bytes_max };
-            ring.trim(bytes_max, all);
+            ring.trim(limits.bytes_max(all), all);
         }
         if part.ending.is_some() {
             ring.ended.clone_from(&part.ending);
@@ -295,6 +341,33 @@ impl Ring {
     }
 }
 
+impl ReadBack {
+    fn push(&mut self, chunk: Arc<Chunk>, all: &AtomicUsize) {
+        let (seq, cost) = (chunk.first_seq(), chunk.cost());
+        match self.chunks.insert(seq, chunk) {
+            Some(before) => self.forget(&before, all),
+            None => self.order.push_back(seq),
+        }
+        self.bytes += cost;
+        all.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    fn trim(&mut self, bytes_max: usize, all: &AtomicUsize) {
+        while self.bytes > bytes_max
+            && let Some(seq) = self.order.pop_front()
+        {
+            if let Some(chunk) = self.chunks.remove(&seq) {
+                self.forget(&chunk, all);
+            }
+        }
+    }
+
+    fn forget(&mut self, chunk: &Chunk, all: &AtomicUsize) {
+        self.bytes -= chunk.cost();
+        all.fetch_sub(chunk.cost(), Ordering::Relaxed);
+    }
+}
+
 fn ended_already(path: &Path, state: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("the stream {path} has ended ({state}); nothing can be appended to it"))
 }
@@ -307,6 +380,8 @@ pub(crate) struct Lives {
     pub(crate) ring_bytes: AtomicUsize,
     /// For what waits to be committed.
     pub(crate) room: Room,
+    /// Streams created since the start.
+    pub(crate) created: watch::Sender<u64>,
     stopped: AtomicBool,
 }
 
@@ -316,6 +391,7 @@ impl Lives {
             lives: Mutex::default(),
             ring_bytes: AtomicUsize::new(0),
             room: Room::new(queue_bytes_max),
+            created: watch::Sender::new(0),
             stopped: AtomicBool::new(false),
         }
     }

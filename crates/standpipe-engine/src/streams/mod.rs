@@ -137,6 +137,11 @@ impl Streams {
         Ok(heads.into_iter().map(|(path, row)| (path, row.head)).collect())
     }
 
+    /// Counts up with each stream that is created, after its commit: for those who wait for one.
+    pub fn created(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.lives.created.subscribe()
+    }
+
     /// Starts reading a stream.
     ///
     /// # Errors
@@ -144,7 +149,7 @@ impl Streams {
     pub fn watch(&self, path: &Path, from: From) -> Result<StreamWatch> {
         let (stream, first_seq) = self.hold(path)?;
         let seq_at = if let From::Offset(offset) = from { self.seq_at(path, offset)? } else { 0 };
-        Ok(StreamWatch::new(stream, self.store.clone(), from, first_seq, seq_at))
+        Ok(StreamWatch::new(stream, self.store.clone(), self.config.clone(), from, (first_seq, seq_at)))
     }
 
     fn seq_at(&self, path: &Path, offset: u64) -> Result<u64> {

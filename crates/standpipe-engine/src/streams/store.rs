@@ -415,3 +415,22 @@ fn record_key(key: &str) -> Vec<u8> {
 fn damaged(what: &'static str) -> Error {
     Error::new(ErrorKind::Internal, format!("damaged streams: {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EngineConfig;
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EngineConfig { map_bytes_initial: 1 << 20, ..EngineConfig::new(dir.path()) };
+        let store = StreamStore::open(dir.path(), StoreOptions::of(&config)).unwrap();
+        let mut write = store.env.write().unwrap();
+        store.meta.put(&mut write.txn, FORMAT_KEY, &(STREAMS_FORMAT + 1).to_le_bytes()).unwrap();
+        write.commit().unwrap();
+        drop(store);
+        let refused = StreamStore::open(dir.path(), StoreOptions::of(&config)).unwrap_err();
+        assert!(refused.message().contains("newer standpipe"), "{refused}");
+    }
+}

@@ -1,13 +1,14 @@
 //! Who reads a stream, from some record on and to its end. A watcher is a position: what it reads is in the ring that
-//! all watchers of the stream share, or in the store.
+//! all watchers of the stream share, or in the store, and what one has read back from there others find.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::chunk::Chunk;
 use super::head::Outcome;
-use super::live::{Hold, Met};
+use super::live::{Hold, Met, RingLimits};
 use super::store::StreamStore;
+use crate::config::Shared;
 use crate::error::Result;
 
 /// Where to start.
@@ -48,6 +49,7 @@ pub enum StreamRead {
 pub struct StreamWatch {
     stream: Hold,
     store: Arc<StreamStore>,
+    config: Shared,
     position: u64,
 }
 
@@ -59,7 +61,13 @@ impl Drop for StreamWatch {
 
 impl StreamWatch {
     /// A watcher of a stream whose first kept record is `first_seq`; `seq_at` says which record an offset means.
-    pub(crate) fn new(stream: Hold, store: Arc<StreamStore>, from: From, first_seq: u64, seq_at: u64) -> Self {
+    pub(crate) fn new(
+        stream: Hold,
+        store: Arc<StreamStore>,
+        config: Shared,
+        from: From,
+        (first_seq, seq_at): (u64, u64),
+    ) -> Self {
         let committed = stream.attach();
         let position = match from {
             From::Start => 0,
@@ -68,7 +76,7 @@ impl StreamWatch {
             From::Tail(records) => committed.saturating_sub(records).max(first_seq),
             From::End => committed,
         };
-        Self { stream, store, position }
+        Self { stream, store, config, position }
     }
 
     /// The stream's path.
@@ -87,7 +95,10 @@ impl StreamWatch {
             Met::Chunk(chunk) => self.pass(chunk),
             Met::Ended(outcome) => StreamRead::Ended(outcome),
             Met::Nothing => StreamRead::Nothing,
-            Met::Behind => StreamRead::Behind,
+            Met::Behind => match self.stream.read_back(self.position) {
+                Some(chunk) => self.pass(chunk),
+                None => StreamRead::Behind,
+            },
         }
     }
 
@@ -109,10 +120,18 @@ impl StreamWatch {
             reads.push(StreamRead::Gap { first_left });
         }
         while bytes < bytes_max && matches!(self.stream.read(self.position), Met::Behind) {
-            let chunk = self.store.chunk(&read.txn, self.stream.id, self.position)?;
-            let Some(chunk) = chunk else { break };
+            let chunk = match self.stream.read_back(self.position) {
+                Some(chunk) => chunk,
+                None => match self.store.chunk(&read.txn, self.stream.id, self.position)? {
+                    Some(chunk) => {
+                        let limits = RingLimits::of(&self.config.load());
+                        self.stream.keep_read(chunk, limits, &self.stream.lives().ring_bytes)
+                    }
+                    None => break,
+                },
+            };
             bytes += chunk.as_bytes().len();
-            reads.push(self.pass(Arc::new(chunk)));
+            reads.push(self.pass(chunk));
         }
         Ok(reads)
     }

@@ -164,7 +164,7 @@ impl Writer {
 
     /// Commits a batch, however long that takes, and answers.
     fn commit(&mut self, mut batch: Batch) -> Result<()> {
-        let mut warned = false;
+        let (mut warned, mut turned_over) = (false, false);
         loop {
             let error = match self.try_commit(&batch, self.keep(), CLEAR_ROWS.0) {
                 Ok(did) => {
@@ -174,6 +174,10 @@ impl Writer {
                 }
                 Err(CommitError::MapFull) => match self.grow(false) {
                     Ok(()) => continue,
+                    Err(_) if !std::mem::replace(&mut turned_over, true) => {
+                        self.turn_over()?;
+                        continue;
+                    }
                     Err(error) => error,
                 },
                 Err(CommitError::Refused(error)) => error,
@@ -188,7 +192,7 @@ impl Writer {
                 tracing::warn!(?error, dir = %self.store.env().dir().display(), "output of streams waits: it can't be stored now");
             }
             let (commands, closed) = self.queue.take_commands(OWED_RETRY);
-            batch.commands = commands;
+            (batch.commands, turned_over) = (commands, false);
             if closed {
                 return self.give_up(batch, &error);
             }
@@ -324,9 +328,7 @@ impl Writer {
 
     /// Shows what has been committed, gives its room back, and answers.
     fn finish(&mut self, batch: Batch, did: Vec<Did>) {
-        let config = self.config.load();
-        let limits =
-            RingLimits { bytes_max: config.stream_ring_bytes_max, all_bytes_max: config.streams_ring_bytes_max };
+        let limits = RingLimits::of(&self.config.load());
         for (stream, part) in &batch.parts {
             stream.publish(part, limits, &self.lives.ring_bytes);
             stream.room.add_permits(part.cost);
@@ -334,7 +336,9 @@ impl Writer {
         }
         let (creates, others): (Vec<_>, Vec<_>) =
             batch.commands.into_iter().partition(|asked| matches!(asked.command, Command::Create(_)));
+        let mut created = 0;
         for (asked, did) in creates.into_iter().chain(others).zip(did) {
+            created += u64::from(matches!((&asked.command, &did), (Command::Create(_), Did::Done)));
             if let Command::Put(_, cost) = asked.command {
                 self.lives.room.give_back(cost);
             }
@@ -348,6 +352,9 @@ impl Writer {
                 }
             };
             let _left = asked.reply.send(answer);
+        }
+        if created > 0 {
+            self.lives.created.send_modify(|count| *count += created);
         }
     }
 

@@ -12,5 +12,7 @@ mod shared_log;
 mod steps;
 mod store;
 mod streams;
+mod streams_faults;
+mod streams_model;
 mod support;
 mod watches;

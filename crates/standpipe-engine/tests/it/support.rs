@@ -87,3 +87,12 @@ pub(crate) fn get_as(database: &Database, at: &str, format: Format) -> String {
 pub(crate) fn get(database: &Database, at: &str) -> String {
     get_as(database, at, Format::Plain)
 }
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
