@@ -38,7 +38,7 @@ pub(super) struct Begun {
     permit: WatchPermit,
 }
 
-/// Appends that are not handed over: a later one must not overtake them.
+/// Appends and ends that are not handed over: a later append must not overtake them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handing(Arc<AtomicUsize>);
 
@@ -87,7 +87,9 @@ pub(super) fn tail(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_
 
 pub(super) fn append(client: &mut Client, mut words: Words<'_>, turn: &mut Turn<'_>) -> Answered {
     let path = words.path()?;
-    let text = [words.rest(), b"\n"].concat();
+    // After the blank that ends the path: byte for byte.
+    let text = words.rest();
+    let text = [text.strip_prefix(b" ").unwrap_or(text), b"\n"].concat();
     if turn.busy && !client.handing.is_over() {
         return Err(Error::bad_request("an append waits until the one before it is handed over"));
     }
@@ -116,7 +118,12 @@ pub(super) fn close(client: &mut Client, mut words: Words<'_>, _: &mut Turn<'_>)
     words.end()?;
     check_state(state)?;
     let (dispatch, identity, state) = (client.shared.dispatch.clone(), client.identity.clone(), state.to_owned());
-    Ok(Next::Later(Box::pin(async move { Done::Closed(dispatch.end_stream(&identity, &path, &state).await) })))
+    let handing = client.handing.begin();
+    Ok(Next::Later(Box::pin(async move {
+        let ended = dispatch.end_stream(&identity, &path, &state).await;
+        handing.done();
+        Done::Closed(ended)
+    })))
 }
 
 impl Client {

@@ -121,8 +121,29 @@ fn the_connection_and_the_server() {
         ("FETCH /a", "ERR bad_request there is no command \"FETCH\"; the nearest is *, HELP lists all"),
         ("delete /a", "ERR bad_request there is no command \"delete\"; the nearest is DEL, HELP lists all"),
         ("TIME now", "ERR bad_request \"now\" is one word too many"),
-        ("TAIL /a", "ERR bad_request TAIL follows a stream, and this version has no streams yet; WATCH follows values"),
         ("QUIT", "BYE"),
+    ]);
+}
+
+#[test]
+fn streams() {
+    play(&[
+        ("TAIL /log", "ERR not_found there is no stream at /log; one begins with its run, or with the first append"),
+        ("APPEND /log one  two", "OK 1"),
+        ("APPEND /log", "OK 2"),
+        ("APPEND \"/living room/log\" 21.5", "OK 1"),
+        ("APPEND /runs/nightly@1/out mine", "ERR bad_request streams below /runs are written by the server alone; *"),
+        ("APPEND / x", "ERR bad_request a stream needs a path of at least one key"),
+        ("APPEND", "ERR bad_request the path is missing"),
+        ("TAIL /log 0 last=1", "ERR bad_request a number and last= say two different places to begin at; give one"),
+        ("TAIL /log last=x", "ERR bad_request last= is a number of records, follow= is true or false"),
+        ("TAIL /log since=1", "ERR bad_request \"since\" is not known here; name=value may be: last, follow"),
+        ("UNTAIL 1", "ERR bad_request there is no watch of that number on this connection"),
+        ("CLOSE /log all done", "ERR bad_request \"done\" is one word too many"),
+        ("CLOSE /log done", "OK"),
+        ("APPEND /log more", "ERR conflict the stream /log has ended (done); nothing can be appended to it"),
+        ("CLOSE /log", "ERR conflict the stream /log has ended (done); nothing can be appended to it"),
+        ("CLOSE /other", "ERR not_found there is no stream /other"),
     ]);
 }
 

@@ -338,6 +338,42 @@ fn transactions() {
 }
 
 #[test]
+fn streams() {
+    play(&[
+        ("XADD log * data one", "\"0-1\""),
+        ("XADD log MAXLEN ~ 1000 * ch err data two", "\"1-1\""),
+        ("XADD log * temp 21.5 unit C", "\"2-1\""),
+        ("XLEN log", "(integer) 3"),
+        ("XLEN nothing", "(integer) 0"),
+        ("XRANGE log - + COUNT 1", "[[\"0-1\", [\"ch\", \"out\", \"at\", \"*\", \"data\", \"one\"]]]"),
+        ("XRANGE log 1 1", "[[\"1-1\", [\"ch\", \"err\", \"at\", \"*\", \"data\", \"two\"]]]"),
+        ("XRANGE log (1-1 +", r#"[["2-1", *"data", "{\"temp\":\"21.5\",\"unit\":\"C\"}\n"]]]"#),
+        ("XRANGE nothing - +", "[]"),
+        ("XREVRANGE log + - COUNT 1", "[[\"2-1\", *]]"),
+        ("XREAD COUNT 1 STREAMS log 0", "[[\"log\", [[\"0-1\", *]]]]"),
+        ("XREAD STREAMS log nothing 1-1 0", "[[\"log\", [[\"2-1\", *]]]]"),
+        ("XREAD STREAMS log $", "(nil)"),
+        ("XREAD BLOCK 10 STREAMS log nothing $ $", "(nil)"),
+        ("XINFO STREAM log", "[\"length\", (integer) 3, \"last-generated-id\", \"2-1\", *]"),
+        ("XINFO STREAM nothing", "(error) ERR there is no stream at /nothing; *"),
+        ("XINFO GROUPS log", "(error) ERR XINFO knows STREAM only: *"),
+        ("HELLO 3", "{*}"),
+        ("XREAD COUNT 1 STREAMS log 0", "{\"log\" => [[\"0-1\", *]]}"),
+        ("XREAD STREAMS log $", "(nil)"),
+        ("XADD log 5-5 data x", "(error) ERR the server numbers the records of a stream: the ID must be *"),
+        ("XADD log MAXLEN 10 * data x", "(error) ERR streams are cut by bytes and age *"),
+        ("XADD log * data", "(error) ERR wrong number of arguments for 'xadd' command"),
+        ("XADD runs/a@1/out * data x", "(error) ERR streams below /runs are written by the server alone; *"),
+        ("XADD log NOMKSTREAM * data four", "\"3-1\""),
+        ("XADD nothing NOMKSTREAM * data x", "(nil)"),
+        ("XRANGE log x +", "(error) ERR Invalid stream ID specified as stream command argument"),
+        ("XREAD STREAMS log", "(error) ERR wrong number of arguments for 'xread' command"),
+        ("XREAD STREAMS log other 0", "(error) ERR Unbalanced 'xread' list of streams: *"),
+        ("XREAD BLOCK x STREAMS log 0", "(error) ERR timeout is not an integer or out of range"),
+    ]);
+}
+
+#[test]
 fn the_connection() {
     play(&[
         ("HELLO 4", "(error) NOPROTO unsupported protocol version"),

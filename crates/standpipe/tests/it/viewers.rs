@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use standpipe_testkit::http::{Conn, Response, Stream, request};
 use standpipe_testkit::websocket::{CLOSE, TEXT, WebSocket};
 use standpipe_testkit::{LIMIT, Launch, Lines, Server};
+use standpipe_wire::resp::value::Value as Reply;
 use standpipe_wire::sse::Event;
 
 use crate::support::{dev, quiet};
@@ -203,4 +204,191 @@ fn lines_tail_and_append() {
 fn append_and_close(lines: &mut Lines) {
     assert_eq!(lines.ask("APPEND /log four").unwrap(), "OK 3");
     assert_eq!(lines.ask("CLOSE /log over").unwrap(), "OK");
+}
+
+/// A door's way to streams.
+trait StreamDoor {
+    fn name(&self) -> &'static str;
+    fn append(&mut self, path: &str, line: &str) -> Result<(), &'static str>;
+    /// The lines that are there.
+    fn read(&mut self, path: &str) -> Result<Vec<String>, &'static str>;
+}
+
+struct Http(SocketAddr);
+
+impl Http {
+    fn refusal(got: &Response) -> &'static str {
+        match got.status {
+            400 => "bad_request",
+            401 => "denied",
+            404 => "not_found",
+            412 => "conflict",
+            413 => "too_large",
+            other => panic!("{other}: {}", got.text()),
+        }
+    }
+}
+
+impl StreamDoor for Http {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    fn append(&mut self, path: &str, line: &str) -> Result<(), &'static str> {
+        let got = append(self.0, path, format!("{line}\n").as_bytes());
+        if got.status == 200 { Ok(()) } else { Err(Self::refusal(&got)) }
+    }
+
+    fn read(&mut self, path: &str) -> Result<Vec<String>, &'static str> {
+        let got = get(self.0, &format!("{path}?raw=1&follow=0"));
+        if got.status == 200 { Ok(got.text().lines().map(str::to_owned).collect()) } else { Err(Self::refusal(&got)) }
+    }
+}
+
+struct Line(Lines);
+
+impl Line {
+    fn answer(line: &str) -> Result<(), &'static str> {
+        let Some(error) = line.strip_prefix("ERR ") else { return Ok(()) };
+        let codes = ["bad_request", "denied", "not_found", "conflict", "too_large"];
+        Err(codes.into_iter().find(|code| error.starts_with(code)).unwrap_or_else(|| panic!("{line}")))
+    }
+}
+
+impl StreamDoor for Line {
+    fn name(&self) -> &'static str {
+        "line"
+    }
+
+    fn append(&mut self, path: &str, line: &str) -> Result<(), &'static str> {
+        Self::answer(&self.0.ask(&format!("APPEND {path} {line}")).unwrap())
+    }
+
+    fn read(&mut self, path: &str) -> Result<Vec<String>, &'static str> {
+        Self::answer(&self.0.ask(&format!("TAIL {path} follow=false")).unwrap())?;
+        let mut lines = Vec::new();
+        loop {
+            let line = self.0.line().unwrap();
+            let words: Vec<&str> = line.splitn(6, ' ').collect();
+            match words[..] {
+                ["LINE", _, _, _, "out", text] => lines.push(text.to_owned()),
+                ["ENDED", ..] => return Ok(lines),
+                _ => panic!("{line}"),
+            }
+        }
+    }
+}
+
+struct Resp(crate::doors::Resp);
+
+impl Resp {
+    fn refusal(error: &str) -> &'static str {
+        match error {
+            error if error.starts_with("NOAUTH") || error.starts_with("NOPERM") => "denied",
+            error if error.contains("there is no stream") => "not_found",
+            error if error.contains("has ended") => "conflict",
+            error if error.contains("too large") => "too_large",
+            _ => "bad_request",
+        }
+    }
+}
+
+impl StreamDoor for Resp {
+    fn name(&self) -> &'static str {
+        "resp"
+    }
+
+    fn append(&mut self, path: &str, line: &str) -> Result<(), &'static str> {
+        match self.0.call(&["XADD", path, "*", "data", &format!("{line}\n")]) {
+            Reply::Error(error) => Err(Self::refusal(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&mut self, path: &str) -> Result<Vec<String>, &'static str> {
+        let entries = match self.0.call(&["XRANGE", path, "-", "+"]) {
+            Reply::Error(error) => return Err(Self::refusal(&error)),
+            Reply::Array(entries) => entries,
+            other => panic!("{other:?}"),
+        };
+        let line = |entry: &Reply| match entry {
+            Reply::Array(entry) => match &entry[1] {
+                Reply::Array(fields) => match &fields[5] {
+                    Reply::Bulk(data) => String::from_utf8_lossy(data).trim_end().to_owned(),
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        Ok(entries.iter().map(line).collect())
+    }
+}
+
+fn stream_doors(server: &Server) -> Vec<Box<dyn StreamDoor>> {
+    vec![
+        Box::new(Http(server.addr())),
+        Box::new(Line(Lines::open(server.door("line").unwrap()).unwrap())),
+        Box::new(Resp(crate::doors::Resp(crate::doors::resp(server)))),
+    ]
+}
+
+#[test]
+fn the_same_records_and_refusals_through_every_door() {
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    let text = r#"{"rules":{"open":{".read":true,"log":{".write":"newData.val().length < 100"}},"shut":{".read":false,".write":false}}}"#;
+    std::fs::write(rules.path(), text).unwrap();
+    let launch = Launch::dev().args(["--rules".as_ref(), rules.path().as_os_str()]);
+    let server = crate::doors::start(launch);
+    let mut doors = stream_doors(&server);
+    let mut expected = Vec::new();
+    for (at, line) in ["one", "", "é \"quoted\" text", "{\"json\":1}", "last"].into_iter().enumerate() {
+        let door = &mut doors[at % 3];
+        assert_eq!(door.append("/open/log", line), Ok(()), "{}", door.name());
+        expected.push(line.to_owned());
+        for door in &mut doors {
+            assert_eq!(door.read("/open/log").as_ref(), Ok(&expected), "{}", door.name());
+        }
+    }
+    for door in &mut doors {
+        let name = door.name();
+        assert_eq!(door.append("/open/log", &"x".repeat(200)), Err("denied"), "{name}: the rules say so");
+        assert_eq!(door.append("/shut/log", "x"), Err("denied"), "{name}");
+        assert_eq!(door.read("/shut/log"), Err("denied"), "{name}");
+        assert_eq!(door.append("/runs/a@1/out", "x"), Err("bad_request"), "{name}");
+    }
+    let admin = [("authorization", "Bearer owner")];
+    let ended = request(server.addr(), "POST", "/streams/open/log?end=1", &admin, b"").unwrap();
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    for door in &mut doors {
+        assert_eq!(door.append("/open/log", "x"), Err("conflict"), "{}", door.name());
+        assert_eq!(door.read("/open/log").as_ref(), Ok(&expected), "{}", door.name());
+    }
+    drop(doors);
+    quiet(server, &[]);
+}
+
+#[test]
+fn a_client_of_redis_waits_for_records_and_sees_the_end() {
+    let server = crate::doors::start(Launch::dev());
+    let addr = server.addr();
+    let read = |resp: &mut crate::doors::Resp, id: &str| {
+        crate::resp::show(&resp.call(&["XREAD", "BLOCK", "0", "STREAMS", "log", id]))
+    };
+    // Before there is one.
+    let mut early = crate::doors::Resp(crate::doors::resp(&server));
+    let waiting = std::thread::spawn(move || (read(&mut early, "$"), early));
+    std::thread::yield_now();
+    appended(addr, "/log", b"one\n");
+    let (got, mut early) = waiting.join().unwrap();
+    assert!(got.contains("one"), "{got}");
+    let waiting = std::thread::spawn(move || (read(&mut early, "0-1"), early));
+    appended(addr, "/log", b"two\n");
+    let (got, mut early) = waiting.join().unwrap();
+    assert!(got.contains("two") && !got.contains("one"), "{got}");
+    end(addr, "/log", "done");
+    let got = read(&mut early, "1-1");
+    assert_eq!(got, r#"[["log", [["2-1", ["ch", "end", "state", "done"]]]]]"#);
+    assert_eq!(read(&mut early, "2-1"), "(nil)", "there is nothing behind the end");
+    quiet(server, &[]);
 }
