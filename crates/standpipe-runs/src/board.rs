@@ -23,8 +23,16 @@ pub(crate) enum News {
     None,
     /// With the next regular update.
     Note,
-    /// As soon as the limit of updates allows.
+    /// Soon, as the limit of updates allows.
     State,
+    /// The last: at once, as the limit of updates allows.
+    End,
+}
+
+impl News {
+    pub(crate) fn of(number: u8) -> Self {
+        [Self::None, Self::Note, Self::State, Self::End][usize::from(number)]
+    }
 }
 
 /// See the module's text.
@@ -173,7 +181,7 @@ impl Board {
     pub(crate) fn end(self: &Arc<Self>, record: RunRecord) {
         self.held.lock().record = record;
         self.position.store(0, Ordering::Relaxed);
-        self.tell(News::State);
+        self.tell(News::End);
         self.settled.send_replace(true);
     }
 

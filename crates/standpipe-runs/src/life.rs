@@ -404,6 +404,7 @@ fn check(start: &Start) -> Result<()> {
     if start.plan.tasks.iter().any(|task| task.command.argv.is_empty()) {
         return Err(Error::bad_request("a command needs a program"));
     }
+    start.plan.check().map_err(Error::bad_request)?;
     let bytes = serde_json::to_vec(&*start.plan).map_err(Error::internal)?.len();
     if bytes > PLAN_BYTES_MAX {
         let message = format!("the plan has {bytes} bytes, more than {PLAN_BYTES_MAX}");

@@ -611,3 +611,33 @@ fn what_was_missed_while_the_node_was_down_is_skipped_or_run_once() {
         });
     }
 }
+
+#[tokio::test]
+#[ignore = "measures"]
+async fn measure_short_runs() {
+    let dir = TempDir::new().unwrap();
+    let boot = Boot::new(dir.path()).await;
+    for clients in [1, 64] {
+        let began = Instant::now();
+        let count = if clients == 1 { 100 } else { 30 };
+        let client = async || {
+            for _ in 0..count {
+                let run = boot.runs.start(start("true", &["exit:0"])).await.unwrap();
+                boot.runs.ended(&run).await.unwrap();
+            }
+        };
+        join_all((0..clients).map(|_| client())).await;
+        let took = began.elapsed();
+        println!("{} commits", boot.runs.streams.stats().commits);
+        println!(
+            "{clients} clients: {:.0} runs/s, {:?} each",
+            (count * clients) as f64 / took.as_secs_f64(),
+            took * clients as u32 / (count * clients) as u32
+        );
+    }
+    println!("{:?} streams {:?}", boot.runs.stats(), boot.runs.streams.stats());
+    let began = Instant::now();
+    let pruned = boot.runs.prune(&Prune::default()).await.unwrap();
+    println!("pruned {pruned} in {:?}", began.elapsed());
+    boot.close().await;
+}

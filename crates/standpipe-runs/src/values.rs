@@ -24,6 +24,8 @@ use crate::record::{Progress, RunRecord, TaskRecord, Usage};
 const UPDATES_MAX: usize = 4;
 /// See [`UPDATES_MAX`].
 const WINDOW: Duration = Duration::from_secs(1);
+/// From a state to its update.
+const GATHER: Duration = Duration::from_millis(25);
 /// Between two updates of which the second tells nothing but notes.
 const NOTE_PAUSE: Duration = Duration::from_millis(250);
 /// Values of one commit.
@@ -48,9 +50,11 @@ pub(crate) struct Pace(VecDeque<Instant>);
 impl Pace {
     /// The first moment at which news of this kind may be written.
     fn free_at(&self, news: News, now: Instant) -> Instant {
+        // States that follow each other at once share an update; the first tells at once that there is a run.
+        let gather = (news == News::State && !self.0.is_empty()).then(|| now + GATHER);
         let full = (self.0.len() == UPDATES_MAX).then(|| self.0.front().map(|first| *first + WINDOW)).flatten();
         let note = (news < News::State).then(|| self.0.back().map(|last| *last + NOTE_PAUSE)).flatten();
-        now.max(full.unwrap_or(now)).max(note.unwrap_or(now))
+        now.max(full.unwrap_or(now)).max(note.unwrap_or(now)).max(gather.unwrap_or(now))
     }
 
     fn written(&mut self, now: Instant) {
@@ -304,8 +308,7 @@ impl Desk {
             }
             let at = match (&source, &key) {
                 (Source::Board(board), _) => {
-                    let news =
-                        if board.news.load(Ordering::SeqCst) < News::State as u8 { News::Note } else { News::State };
+                    let news = News::of(board.news.load(Ordering::SeqCst));
                     board.pace.lock().free_at(news, now)
                 }
                 (_, Key::Job(name)) => self.paces.get(name).map_or(now, |pace| pace.free_at(News::Note, now)),

@@ -227,9 +227,10 @@ impl HttpDoor {
                 operations::emulators(host.unwrap_or_default())
             }
             Route::Index => Ok(only_get(|_| text(operations::INDEX))),
-            Route::Metrics => {
-                Ok(only_get(|inner| operations::metrics(inner.dispatch.engine(), &inner.metrics, &inner.credentials)))
-            }
+            Route::Metrics => Ok(only_get(|Inner { dispatch, metrics, credentials, control, .. }| {
+                let runs = control.as_ref().map(runs::Control::runs);
+                operations::metrics(dispatch.engine(), metrics, credentials, runs)
+            })),
             Route::Rules | Route::Databases | Route::Backup | Route::Status | Route::Coverage | Route::CoveragePage => {
                 let Identified { identity, .. } = identify().await?;
                 // How it is doing is no secret of a server that shows everybody its data; and test-suites fetch
@@ -243,7 +244,8 @@ impl HttpDoor {
                     return Err(Error::denied());
                 }
                 let namespace = namespace(&params, &parts.headers, parts.uri.host());
-                let admin = operations::Admin { dispatch: &inner.dispatch, session, activity, namespace };
+                let runs = inner.control.as_ref().map(runs::Control::runs);
+                let admin = operations::Admin { dispatch: &inner.dispatch, session, activity, namespace, runs };
                 match (route, method) {
                     (Route::Rules, Method::GET) => Box::pin(admin.rules(parts.uri.query())).await,
                     (Route::Rules, Method::PUT) => Box::pin(admin.put_rules(body, parts.uri.query())).await,

@@ -16,11 +16,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use standpipe_engine::{Database, DatabaseStats, Engine, Error, Identity, Op, StreamStats};
+use standpipe_runs::Runs;
 use standpipe_serve::{Class, Cost, Deadline, Metrics, Session};
 use standpipe_tree::write_json_string;
 
 use super::body::{Content, receive};
 use super::io::Activity;
+use super::runs::Figures;
 use super::{Answer, json_answer, request_deadline};
 use crate::auth::Credentials;
 use crate::dispatch::{Dispatch, Write, run};
@@ -44,6 +46,7 @@ pub(super) struct Admin<'a> {
     pub(super) session: &'a Session,
     pub(super) activity: &'a Arc<Activity>,
     pub(super) namespace: Option<String>,
+    pub(super) runs: Option<&'a Arc<Runs>>,
 }
 
 impl Admin<'_> {
@@ -96,10 +99,13 @@ impl Admin<'_> {
     pub(super) async fn status(&self) -> Result<Answer, Error> {
         let session = self.session.clone();
         // With many connections it takes milliseconds, which are not the event loop's.
-        let engine = self.dispatch.engine().clone();
+        let (engine, runs) = (self.dispatch.engine().clone(), self.runs.cloned());
         let job = move || {
             let mut status = serde_json::to_value(session.status()).map_err(Error::internal)?;
             status["databases"] = figures(&engine);
+            if let Some(runs) = runs {
+                status["runs"] = serde_json::to_value(runs.stats()).map_err(Error::internal)?;
+            }
             Ok(status.to_string())
         };
         let deadline = request_deadline(self.session);
@@ -163,12 +169,20 @@ pub(super) fn emulators(host: &str) -> Result<Answer, Error> {
 }
 
 /// Everything there is to measure, in Prometheus' text format.
-pub(super) fn metrics(engine: &Arc<Engine>, metrics: &Metrics, credentials: &Credentials) -> Answer {
+pub(super) fn metrics(
+    engine: &Arc<Engine>,
+    metrics: &Metrics,
+    credentials: &Credentials,
+    runs: Option<&Arc<Runs>>,
+) -> Answer {
     let mut registry = Registry::with_prefix("standpipe");
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Databases(engine.databases())));
     registry.register_collector(Box::new(StreamFigures(engine.streams().stats())));
     registry.register_collector(Box::new(credentials.clone()));
+    if let Some(runs) = runs {
+        registry.register_collector(Box::new(Figures(runs.clone())));
+    }
     let mut out = String::new();
     // Writing to a string does not fail.
     let _infallible = encode(&mut out, &registry);

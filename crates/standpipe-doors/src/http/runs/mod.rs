@@ -4,6 +4,7 @@
 
 mod access;
 mod answers;
+mod metrics;
 mod openapi;
 mod request;
 
@@ -30,6 +31,7 @@ use super::route::{Act, Place};
 use super::{Answer, error_answer, not_allowed, request_deadline};
 use crate::dispatch::Dispatch;
 
+pub(super) use self::metrics::Figures;
 pub(super) use self::openapi::answer as openapi;
 
 /// Runs of one page of a list, where the caller names no number.
