@@ -8,7 +8,7 @@ use http::header;
 use http::request::Parts;
 use serde_json::{Value, json};
 use standpipe_engine::{Database, Error, ErrorKind, Identity};
-use standpipe_runs::{Name, RunId, RunRecord, Runs};
+use standpipe_runs::{Name, ParamType, RunId, RunRecord, Runs};
 use standpipe_tree::Path;
 
 use super::{Call, no_job};
@@ -124,11 +124,21 @@ impl<'a> Access<'a> {
     pub(super) fn may_repeat(&self, record: &RunRecord, runs: &Runs) -> Result<(), Error> {
         match &record.job {
             Some(job) => {
-                let params = record.params.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-                self.may_start(job, &params, runs)
+                let spec = runs.job(job).ok_or_else(|| no_job(job))?.spec;
+                let kind = |name: &str| spec.params.iter().find(|(known, _)| known.as_str() == name).map(|(_, spec)| spec.kind);
+                let typed = |(name, text): (&String, &String)| (name.clone(), typed(kind(name), text));
+                self.may_start(job, &record.params.iter().map(typed).collect(), runs)
             }
             None => self.may_run_anything(),
         }
+    }
+}
+
+/// A parameter as its caller gave it, for the rules: the record has its text.
+fn typed(kind: Option<ParamType>, text: &str) -> Value {
+    match kind {
+        Some(ParamType::Integer | ParamType::Boolean) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+        Some(ParamType::String) | None => json!(text),
     }
 }
 
