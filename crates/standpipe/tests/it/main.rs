@@ -36,6 +36,10 @@ mod ruled;
 mod rules;
 #[cfg(unix)]
 mod run_page;
+#[cfg(target_os = "linux")]
+mod runs;
+#[cfg(target_os = "linux")]
+mod runs_support;
 mod script;
 mod sdk;
 mod sdk_page;
