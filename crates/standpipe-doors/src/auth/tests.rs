@@ -349,3 +349,33 @@ fn an_emulator_takes_signed_tokens_only_of_keys_it_knows() {
     let forged = format!("{}x", pair.sign(&good()));
     assert_eq!(told(identify(&with, Some(&forged), None)), UNPARSED);
 }
+
+#[test]
+fn an_operator_is_the_user_of_the_server_on_its_machine() {
+    let here = Peer::Ip("127.0.0.1".parse().unwrap());
+    let mapped = Peer::Ip("::ffff:127.0.0.1".parse().unwrap());
+    let elsewhere = Peer::Ip("203.0.113.9".parse().unwrap());
+    let own = rustix::process::geteuid().as_raw();
+    let check = |emulator, credential: Option<&str>, peer, expected| {
+        let authority = Authority { emulator, admin_token: Some("the secret".into()), ..Authority::default() };
+        let judged = credentials(authority);
+        assert_eq!(judged.is_operator(credential, peer), expected, "{credential:?} {peer:?}");
+    };
+    for emulator in [false, true] {
+        check(emulator, Some("the secret"), here, true);
+        check(emulator, Some("the secret"), mapped, true);
+        check(emulator, Some("the secret"), Peer::User(own), true);
+        check(emulator, Some("the secret"), Peer::User(own + 1), true);
+        check(emulator, Some("the secret"), elsewhere, false);
+        check(emulator, Some("the secret "), here, false);
+        check(emulator, Some("owner"), here, false);
+        check(emulator, Some("owner"), Peer::User(own), false);
+        check(emulator, Some(""), Peer::User(own), false);
+        check(emulator, None, Peer::User(own), true);
+        check(emulator, None, Peer::User(own + 1), false);
+        check(emulator, None, Peer::Local, false);
+        check(emulator, None, here, false);
+    }
+    let nobody = credentials(Authority::default());
+    assert!(!nobody.is_operator(Some(""), here));
+}

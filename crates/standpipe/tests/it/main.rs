@@ -39,6 +39,8 @@ mod run_page;
 #[cfg(target_os = "linux")]
 mod runs;
 #[cfg(target_os = "linux")]
+mod runs_hostile;
+#[cfg(target_os = "linux")]
 mod runs_support;
 mod script;
 mod sdk;
