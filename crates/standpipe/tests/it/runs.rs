@@ -15,7 +15,8 @@ use crate::runs_support::{User, ended, is_alive, operator, output, secret, start
 use crate::support::{dev, dev_with, quiet};
 
 /// A goal that starts a grandchild and waits for it.
-const MAKEFILE: &str = "test:\n\t@echo first line\n\t@sh -c 'sleep 1000 & echo $$! > grandchild; echo second line; wait'\n";
+const MAKEFILE: &str =
+    "test:\n\t@echo first line\n\t@sh -c 'sleep 1000 & echo $$! > grandchild; echo second line; wait'\n";
 
 #[test]
 fn story_three_as_typed() {
@@ -142,7 +143,9 @@ fn runs_are_listed_shown_read_repeated_and_removed() {
     assert_eq!(user.detached(&["--name", "b", "true"]), "b@1");
     ended(&server, "b");
     let list = user.json(&["runs", "list", "--json"]);
-    let ids = |list: &Value| list["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let ids = |list: &Value| {
+        list["runs"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(ids(&list), ["b@1", "a@2", "a@1"]);
     assert_eq!(ids(&user.json(&["runs", "list", "--json", "--name", "a", "--limit", "1"])), ["a@2"]);
     assert_eq!(ids(&user.json(&["runs", "list", "--json", "--state", "succeeded"])), ["b@1"]);
@@ -172,17 +175,42 @@ fn runs_are_listed_shown_read_repeated_and_removed() {
 fn the_first_interrupt_stops_and_the_second_leaves() {
     let server = dev();
     let user = User::of(&server);
-    let mut run = user.start("standpipe", &["run", "--name", "polite", "--", "sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.1; done"]);
+    let mut run = user.start(
+        "standpipe",
+        &[
+            "run",
+            "--name",
+            "polite",
+            "--",
+            "sh",
+            "-c",
+            "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.1; done",
+        ],
+    );
     assert_eq!(run.line(), "up");
     run.signal(Signal::INT);
     assert_eq!(run.line(), "bye", "the last line comes");
     assert_eq!(run.wait().code(), Some(7));
     assert_eq!(ended(&server, "polite")["state"], "cancelled");
     // One that does not listen: its grace time is long, and we have no patience.
-    let mut run = user.start("standpipe", &["run", "--name", "deaf", "--grace", "60s", "--", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"]);
+    let mut run = user.start(
+        "standpipe",
+        &[
+            "run",
+            "--name",
+            "deaf",
+            "--grace",
+            "60s",
+            "--",
+            "sh",
+            "-c",
+            "trap '' TERM; echo up; while :; do sleep 0.1; done",
+        ],
+    );
     assert_eq!(run.line(), "up");
     run.signal(Signal::INT);
-    assert!(until(|| ["stopping"].contains(&operator(&server, "GET", "/runs/deaf", &json!(null)).json().unwrap()["state"].as_str().unwrap())));
+    assert!(until(|| ["stopping"]
+        .contains(&operator(&server, "GET", "/runs/deaf", &json!(null)).json().unwrap()["state"].as_str().unwrap())));
     run.signal(Signal::INT);
     assert_eq!(run.wait().code(), Some(130));
     assert_eq!(user.ok(&["runs", "stop", "deaf", "--grace", "0s"]), "deaf@1 cancelled\n");
@@ -215,12 +243,24 @@ fn only_the_user_of_the_server_has_commands_run() {
     check(403, &[("authorization", &secret), ("x-forwarded-for", "203.0.113.9")], "admin.token");
     check(401, &[("authorization", "Bearer wrong")], "");
     // An administrator who acts as a user is judged as that user.
-    let got = request(addr, "POST", "/runs?auth_variable_override=%7B%22uid%22%3A%22u%22%7D", &[("authorization", &secret)], body).unwrap();
+    let got = request(
+        addr,
+        "POST",
+        "/runs?auth_variable_override=%7B%22uid%22%3A%22u%22%7D",
+        &[("authorization", &secret)],
+        body,
+    )
+    .unwrap();
     assert_eq!(got.status, 403, "{}", got.text());
     // The kernel tells whose process is at the other end of the socket.
     let ask = |headers: &str| {
         let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-        write!(stream, "POST /runs HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n", body.len()).unwrap();
+        write!(
+            stream,
+            "POST /runs HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
+            body.len()
+        )
+        .unwrap();
         stream.write_all(body).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -231,8 +271,11 @@ fn only_the_user_of_the_server_has_commands_run() {
     assert!(ask("via: 1.1 proxy\r\n").starts_with("HTTP/1.1 403"));
     assert!(ask("origin: http://evil.example\r\n").starts_with("HTTP/1.1 403"));
     // Other acts are no easier from another page.
-    for (method, target) in [("POST", "/runs/true/stop"), ("POST", "/runs/true/retry"), ("POST", "/runs/prune"), ("DELETE", "/runs/true")] {
-        let got = request(addr, method, target, &[("authorization", &secret), ("origin", "http://evil.example")], b"").unwrap();
+    for (method, target) in
+        [("POST", "/runs/true/stop"), ("POST", "/runs/true/retry"), ("POST", "/runs/prune"), ("DELETE", "/runs/true")]
+    {
+        let got = request(addr, method, target, &[("authorization", &secret), ("origin", "http://evil.example")], b"")
+            .unwrap();
         assert_eq!(got.status, 403, "{method} {target}: {}", got.text());
     }
     assert_eq!(request(addr, "POST", "/runs/true/retry", &[], b"").unwrap().status, 403);
@@ -269,7 +312,15 @@ fn others_start_jobs_by_rules_and_scope() {
     folder.key("k", "EdDSA");
     folder.write("rules.json", RULES);
     folder.write("c.toml", JOBS);
-    let arguments = ["--rules", &folder.text("rules.json"), "--config", &folder.text("c.toml"), "--auth", &format!("key:{}", folder.text("k.pub"))].map(str::to_owned);
+    let arguments = [
+        "--rules",
+        &folder.text("rules.json"),
+        "--config",
+        &folder.text("c.toml"),
+        "--auth",
+        &format!("key:{}", folder.text("k.pub")),
+    ]
+    .map(str::to_owned);
     let server = Launch::serve().args(arguments).start().unwrap();
     let bearer = |more: &[&str]| format!("Bearer {}", folder.token("k", &[&["--uid", "maya"], more].concat()));
     let (viewer, editor) = (bearer(&[]), bearer(&["--claim", "role=editor"]));
@@ -371,7 +422,8 @@ fn the_interface_is_described_as_it_is() {
     let id = start(&server, &json!({ "shell": "echo a; exit 2", "name": "x", "timeout": "1m", "group": "g" }));
     let run = ended(&server, &id);
     let described = &document["components"]["schemas"]["Run"]["properties"];
-    let undescribed: Vec<_> = run.as_object().unwrap().keys().filter(|key| described.get(key.as_str()).is_none()).collect();
+    let undescribed: Vec<_> =
+        run.as_object().unwrap().keys().filter(|key| described.get(key.as_str()).is_none()).collect();
     assert!(undescribed.is_empty(), "{undescribed:?}");
     let Some(python) = tool("python/bin/python") else {
         eprintln!("left out: no validator; cargo xtask test installs it");

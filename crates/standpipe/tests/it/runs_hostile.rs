@@ -95,7 +95,8 @@ fn a_killed_server_leaves_no_process_and_no_run_without_an_end() {
     let user = User::of(&server);
     let mut viewer = user.start("standpipe", &["runs", "logs", "-f", "k@1"]);
     assert_eq!(viewer.line(), "up");
-    let mut attached = user.start("standpipe", &["run", "--name", "attached", "--", "sh", "-c", "echo one; echo two; sleep 1000"]);
+    let mut attached =
+        user.start("standpipe", &["run", "--name", "attached", "--", "sh", "-c", "echo one; echo two; sleep 1000"]);
     assert_eq!((attached.line(), attached.line()), ("one".into(), "two".into()));
     server.kill().unwrap();
     let begun = Instant::now();
@@ -135,10 +136,13 @@ fn a_stop_ends_runs_of_every_state_and_tells_their_viewers() {
     let waiting = start(&server, &json!({ "argv": ["echo", "came later"], "name": "waiting" }));
     let got = operator(&server, "POST", "/runs/stopping/stop", &json!({ "grace": "60s" }));
     assert_eq!(got.json().unwrap()["state"], "stopping");
-    let viewers: Vec<_> = [&polite, &deaf, &stopping].into_iter().map(|id| {
-        let id = id.clone();
-        std::thread::spawn(move || watched(addr, &id))
-    }).collect();
+    let viewers: Vec<_> = [&polite, &deaf, &stopping]
+        .into_iter()
+        .map(|id| {
+            let id = id.clone();
+            std::thread::spawn(move || watched(addr, &id))
+        })
+        .collect();
     assert!(until(|| operator(&server, "GET", "/metrics", &json!(null)).text().contains("standpipe_watchers 3")));
     server.signal(Signal::TERM).unwrap();
     let status = server.wait().unwrap();
@@ -203,9 +207,12 @@ fn secrets_are_nowhere() {
          echo ready; exec -a {mark} sleep 1000",
         half + 1
     );
-    let id = start(&server, &json!({
-        "argv": ["bash", "-c", script], "name": "s", "secrets": { "TOKEN": { "file": file } }
-    }));
+    let id = start(
+        &server,
+        &json!({
+            "argv": ["bash", "-c", script], "name": "s", "secrets": { "TOKEN": { "file": file } }
+        }),
+    );
     assert!(until(|| String::from_utf8_lossy(&output(server.addr(), &id)).contains("ready")));
     let hidden = |what: &str, text: &str| assert!(!text.contains(&word), "{what}: {text}");
     let shown = String::from_utf8_lossy(&output(server.addr(), &id)).into_owned();
@@ -242,7 +249,8 @@ impl Disk {
     fn new(bytes: usize) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let options = format!("size={bytes}");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output().ok()?;
+        let done =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output().ok()?;
         if !done.status.success() {
             eprintln!("left out: no file system of our own: {}", String::from_utf8_lossy(&done.stderr));
             return None;
@@ -269,7 +277,10 @@ fn a_full_disk_during_output_ends_a_run_and_not_the_server() {
     let mut server = Launch::dev().data(&data).start().unwrap();
     let addr = server.addr();
     let mark = mark("full");
-    let id = start(&server, &json!({ "argv": ["bash", "-c", format!("exec -a {mark} yes 0123456789012345678901234567890123456789")], "name": "full" }));
+    let id = start(
+        &server,
+        &json!({ "argv": ["bash", "-c", format!("exec -a {mark} yes 0123456789012345678901234567890123456789")], "name": "full" }),
+    );
     // It either has failed, or waits for room, and never takes the server with it.
     let is_over = || {
         let run = operator(&server, "GET", &format!("/runs/{id}"), &json!(null)).json().unwrap_or_default();
@@ -306,7 +317,10 @@ fn stopped_runs_take_their_grandchildren_along_however_they_hide() {
         // That does not listen.
         format!("trap '' TERM INT HUP; bash -c 'trap \"\" TERM; exec -a {mark} sleep 1000'"),
     ];
-    let ids: Vec<_> = scripts.iter().map(|script| start(&server, &json!({ "argv": ["bash", "-c", script], "name": "h", "grace": "500ms" }))).collect();
+    let ids: Vec<_> = scripts
+        .iter()
+        .map(|script| start(&server, &json!({ "argv": ["bash", "-c", script], "name": "h", "grace": "500ms" })))
+        .collect();
     assert!(until(|| processes_with(&mark).len() >= scripts.len()), "{:?}", processes_with(&mark));
     for id in &ids {
         let got = operator(&server, "POST", &format!("/runs/{id}/stop?wait=1"), &json!({}));
@@ -361,7 +375,15 @@ fn nonsense_is_refused_and_nothing_is_started() {
         assert_eq!(got.status, status, "{:.80}: {}", body, got.text());
         assert!(got.json().unwrap()["error"].is_string());
     }
-    for target in ["/runs/..", "/runs/a@0", "/runs/a@18446744073709551616", "/runs/%2e%2e/out", "/runs/a%2Fb", "/jobs/%00", "/runs/a@1/artefacts/../x"] {
+    for target in [
+        "/runs/..",
+        "/runs/a@0",
+        "/runs/a@18446744073709551616",
+        "/runs/%2e%2e/out",
+        "/runs/a%2Fb",
+        "/jobs/%00",
+        "/runs/a@1/artefacts/../x",
+    ] {
         let got = operator(&server, "GET", target, &json!(null));
         assert!(matches!(got.status, 400 | 404), "{target}: {}", got.status);
     }
@@ -377,7 +399,8 @@ fn a_client_that_writes_the_values_changes_nothing_that_is_run() {
     let script = format!("echo ran >> {}", file.display());
     let id = start(&server, &json!({ "shell": script, "name": "w" }));
     ended(&server, &id);
-    let forged = json!({ "command": { "argv": ["sh", "-c", "echo forged"], "cwd": "/" }, "state": "running", "job": "other" });
+    let forged =
+        json!({ "command": { "argv": ["sh", "-c", "echo forged"], "cwd": "/" }, "state": "running", "job": "other" });
     let got = request(server.addr(), "PUT", &format!("/runs/{id}.json"), &[], forged.to_string().as_bytes()).unwrap();
     assert_eq!(got.status, 200, "dev is open");
     assert_eq!(operator(&server, "GET", "/runs/w", &json!(null)).json().unwrap()["state"], "succeeded");
@@ -390,7 +413,8 @@ fn a_client_that_writes_the_values_changes_nothing_that_is_run() {
 #[test]
 fn many_names_many_pages() {
     let server = dev();
-    let ids: BTreeSet<String> = (0..25).map(|n| start(&server, &json!({ "argv": ["true"], "name": format!("n{}", n % 7) }))).collect();
+    let ids: BTreeSet<String> =
+        (0..25).map(|n| start(&server, &json!({ "argv": ["true"], "name": format!("n{}", n % 7) }))).collect();
     ids.iter().for_each(|id| drop(ended(&server, id)));
     let (mut seen, mut target) = (BTreeSet::new(), "/runs?limit=4".to_owned());
     loop {

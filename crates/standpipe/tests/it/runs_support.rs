@@ -103,7 +103,9 @@ impl Lines {
 
     /// The next line of stdout.
     pub(crate) fn line(&self) -> String {
-        self.out.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{error}; stderr: {:?}", self.err.try_iter().collect::<Vec<_>>()))
+        self.out
+            .recv_timeout(LIMIT)
+            .unwrap_or_else(|error| panic!("{error}; stderr: {:?}", self.err.try_iter().collect::<Vec<_>>()))
     }
 
     /// The next line of stderr.
@@ -154,10 +156,12 @@ pub(crate) fn is_alive(number: u32) -> bool {
 /// Processes whose command line holds this text.
 pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     let own = std::process::id();
-    let numbers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let numbers =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let holds = |number: &u32| {
         let mut line = Vec::new();
-        let read = std::fs::File::open(format!("/proc/{number}/cmdline")).and_then(|mut file| file.read_to_end(&mut line));
+        let read =
+            std::fs::File::open(format!("/proc/{number}/cmdline")).and_then(|mut file| file.read_to_end(&mut line));
         read.is_ok() && String::from_utf8_lossy(&line).replace('\0', " ").contains(text)
     };
     numbers.filter(|number| *number != own && is_alive(*number)).filter(holds).collect()
@@ -189,7 +193,8 @@ pub(crate) fn start(server: &Server, body: &Value) -> String {
 pub(crate) fn ended(server: &Server, id: &str) -> Value {
     let mut run = Value::Null;
     let is_final = |run: &Value| {
-        !run["state"].is_null() && !["queued", "starting", "running", "stopping"].iter().any(|state| run["state"] == *state)
+        !run["state"].is_null()
+            && !["queued", "starting", "running", "stopping"].iter().any(|state| run["state"] == *state)
     };
     for _ in 0..4 {
         let got = operator(server, "GET", &format!("/runs/{id}?wait=1"), &json!(null));

@@ -125,7 +125,9 @@ impl<'a> Access<'a> {
         match &record.job {
             Some(job) => {
                 let spec = runs.job(job).ok_or_else(|| no_job(job))?.spec;
-                let kind = |name: &str| spec.params.iter().find(|(known, _)| known.as_str() == name).map(|(_, spec)| spec.kind);
+                let kind = |name: &str| {
+                    spec.params.iter().find(|(known, _)| known.as_str() == name).map(|(_, spec)| spec.kind)
+                };
                 let typed = |(name, text): (&String, &String)| (name.clone(), typed(kind(name), text));
                 self.may_start(job, &record.params.iter().map(typed).collect(), runs)
             }
