@@ -42,12 +42,18 @@ pub(super) fn created(id: &RunId, state: RunState, host: &str) -> Answer {
 
 /// A run, as its value in the tree tells it, and its id.
 pub(super) fn record(record: &RunRecord, position: Option<usize>) -> Value {
-    let mut value = json!({ "id": record.id, "name": record.id.name, "state": record.state, "by": record.by,
-        "created_at": record.created_at, "single": record.single });
-    if let Some(position) = position {
-        value["queue"] = json!({ "position": position });
-    }
+    let mut value = record.value(position);
+    value["id"] = record.id.to_string().into();
+    without_nulls(&mut value);
     value
+}
+
+/// Leaves out what is null, as the tree does.
+fn without_nulls(value: &mut Value) {
+    if let Value::Object(members) = value {
+        members.retain(|_, member| !member.is_null());
+        members.values_mut().for_each(without_nulls);
+    }
 }
 
 /// A job: what a caller has to know to start it, and how it goes. What it runs, and with which environment, is

@@ -17,8 +17,9 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use standpipe_engine::{Error, ErrorKind, Identity};
-use standpipe_runs::{FileBounds, Filter, Name, Prune, RunId, RunState, Runs};
+use standpipe_runs::{FileBounds, Filter, Name, Prune, RunId, RunRecord, RunState, Runs};
 use standpipe_serve::Session;
 use tokio::time::timeout;
 
@@ -121,12 +122,18 @@ impl Call<'_> {
         // A full page may have another one behind it, whatever the caller may see of this one.
         let next = (listed.len() >= filter.max).then(|| listed.last().map(|record| record.id.clone())).flatten();
         let seen = access.seen(&listed)?.into_iter();
-        let runs: Vec<_> = seen.map(|record| answers::record(record, self.runs().position(&record.id))).collect();
+        let runs: Vec<_> = seen.map(|record| self.listed(record)).collect();
         let mut json = serde_json::json!({ "runs": runs });
         if let Some(next) = next {
             json["next"] = next.to_string().into();
         }
         Ok(answers::json(&json))
+    }
+
+    /// A run of a list. Those have no plans, and of one command its reader wants to see that.
+    fn listed(&self, record: &RunRecord) -> Value {
+        let whole = record.single.then(|| self.runs().record(&record.id).ok()).flatten();
+        answers::record(whole.as_ref().unwrap_or(record), self.runs().position(&record.id))
     }
 
     async fn start(&self, access: &Access<'_>, body: Incoming) -> Result<Answer, Error> {
