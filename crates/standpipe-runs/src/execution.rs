@@ -307,6 +307,10 @@ impl Scene<'_> {
             Ok(output) => output,
             Err(error) => return failed(format!("its stream can't be made: {error}")),
         };
+        if !self.single {
+            let note = json!({"event": "task", "task": self.task(index).name, "state": "starting", "attempt": number});
+            self.note(self.board.output(), &note).await;
+        }
         let env = match inputs {
             Ok(env) => env,
             Err(reason) => {
@@ -568,3 +572,7 @@ fn total(before: Usage, now: Usage) -> Usage {
         bytes: before.bytes + now.bytes,
     }
 }
+
+#[cfg(test)]
+#[path = "execution_tests.rs"]
+mod tests;
