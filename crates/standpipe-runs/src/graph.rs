@@ -435,6 +435,20 @@ fn begun(plan: &Plan, old: &BTreeMap<Name, TaskRecord>, redone: &BTreeSet<usize>
     plan.tasks.iter().map(|task| &task.name).enumerate().map(task).collect()
 }
 
+/// Tasks by how long a chain of needs is before them. Empty for a plan that can't be followed.
+pub(crate) fn levels(plan: &Plan) -> Vec<Vec<usize>> {
+    let Ok(nodes) = Names::of(plan).and_then(|names| nodes(plan, &names)) else { return Vec::new() };
+    let mut level_of = vec![0; nodes.len()];
+    for task in in_order(&nodes) {
+        level_of[task] = nodes[task].needs.iter().map(|need| level_of[*need] + 1).max().unwrap_or(0);
+    }
+    let mut levels = vec![Vec::new(); level_of.iter().max().map_or(0, |last| last + 1)];
+    for (task, level) in level_of.into_iter().enumerate() {
+        levels[level].push(task);
+    }
+    levels
+}
+
 /// Tasks, each after all it needs.
 fn in_order(nodes: &[Node]) -> Vec<usize> {
     let mut waits: Vec<usize> = nodes.iter().map(|node| node.needs.len()).collect();

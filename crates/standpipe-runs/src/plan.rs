@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
-use crate::graph::Graph;
+use crate::graph::{Graph, levels};
 use crate::name::Name;
 
 /// What a run does. Checked before it is accepted: names are unique, `needs` are known and without a circle.
@@ -141,6 +141,11 @@ impl Plan {
             return Err("a plan without a task".to_owned());
         }
         Graph::new(self, &BTreeMap::new(), &BTreeMap::new(), 1).map(drop)
+    }
+
+    /// The tasks in the order in which they may start: a task is one level behind the last that it needs.
+    pub fn levels(&self) -> Vec<Vec<&Task>> {
+        levels(self).into_iter().map(|level| level.into_iter().map(|task| &self.tasks[task]).collect()).collect()
     }
 
     /// Puts the values of parameters in: for arguments that are nothing but `${params.x}`, and for every task as

@@ -1,5 +1,6 @@
 //! The command line: its words, their help, and nothing of what they do.
 
+mod pipeline;
 mod runs;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use crate::config::{Durability, LogFormat};
 use crate::exit::Exit;
 use crate::pipe::{PipeMode, RenderAs};
 
+pub(crate) use pipeline::{PipelineCheckArgs, PipelineCommand, PipelineRunArgs};
 pub(crate) use runs::{
     ArtefactArgs, JobCommand, JobRunArgs, JobsCommand, ListArgs, LogsArgs, PruneArgs, RefArgs, RetryArgs, RunArgs,
     RunsCommand, ServerArgs, ShowArgs, StopArgs,
@@ -155,6 +157,9 @@ Examples:
   standpipe run --name nightly --detach --timeout 2h -- ./nightly.sh
   standpipe run --env LEVEL=3 --secret TOKEN=@token.txt -- ./deploy")]
     Run(RunArgs),
+    /// Check pipelines, and run them on the server
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
     /// Look at runs, stop, repeat and remove them
     #[command(subcommand)]
     Runs(RunsCommand),

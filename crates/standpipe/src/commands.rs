@@ -18,7 +18,7 @@ use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
-use crate::{emulator, local, logging, mirror, node, pipe, runs, token};
+use crate::{emulator, local, logging, mirror, node, pipe, pipeline, runs, token};
 
 /// The largest value that one request may carry (the server's default limit).
 const VALUE_BYTES_MAX: u64 = 256 << 20;
@@ -59,6 +59,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         #[cfg(feature = "tui")]
         Command::Top(_) => {}
         Command::Run(arguments) => return runs::run(arguments, verbosity.steps() < 0, out),
+        Command::Pipeline(command) => return pipeline::pipeline(command, verbosity.steps() < 0, out),
         Command::Runs(command) => return runs::runs(command, out),
         Command::Jobs(command) => runs::jobs(command, out)?,
         Command::Job(command) => return runs::job(command, verbosity.steps() < 0, out),

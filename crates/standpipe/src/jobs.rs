@@ -310,7 +310,7 @@ fn pipeline(file: &Path, limits: &Limits) -> Result<Pipeline> {
     let format = FileFormat::of(file).unwrap_or(FileFormat::Toml);
     let bounds = FileBounds { bytes_max: limits.pipeline_bytes_max, tasks_max: limits.pipeline_tasks_max };
     Pipeline::read(&text, format, &bounds).map_err(|errors| {
-        Failure::usage(format!("{}: {errors}", file.display()))
+        Failure::usage(errors.in_file(&file.display().to_string()))
             .help(format!("standpipe pipeline check {} shows the places", file.display()))
     })
 }

@@ -7,13 +7,13 @@ use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use standpipe_engine::{Databases, Engine, EngineConfig, database_names};
 use standpipe_serve::Limits;
 use standpipe_tree::rules::{Diagnostic, Violation};
 use standpipe_tree::{RuleSet, RulesError};
 
 use crate::cli::{RulesCheckArgs, RulesCommand, RulesTestArgs};
+use crate::excerpt::excerpt;
 use crate::exit::{Failure, Result};
 use crate::node::with_limits;
 
@@ -115,7 +115,9 @@ fn compiled(file: &Path) -> Result<RuleSet> {
     RuleSet::compile(&text).map_err(|error| {
         let coloured = std::io::stderr().is_terminal();
         for diagnostic in error.diagnostics() {
-            eprintln!("{}\n", excerpt(&text, file, diagnostic, coloured));
+            let Diagnostic { span, message, help, .. } = diagnostic;
+            let shown = excerpt(&text, file, span.start..span.end.max(span.start), message, help.as_deref(), coloured);
+            eprintln!("{shown}\n");
         }
         refused(file, &error)
     })
@@ -128,18 +130,4 @@ fn refused(file: &Path, error: &RulesError) -> Failure {
         count => format!(" (and {} more)", count - 1),
     };
     Failure::failed(cause + &more).help("mend what is marked above; docs/rules.md describes the language")
-}
-
-/// One thing that is wrong, with the lines it is in.
-fn excerpt(text: &str, file: &Path, diagnostic: &Diagnostic, coloured: bool) -> String {
-    let path = file.display().to_string();
-    // A mark needs at least one character, which the end of the text has not.
-    let span = diagnostic.span.start..diagnostic.span.end.max(diagnostic.span.start);
-    let snippet = Snippet::source(text).path(path).annotation(AnnotationKind::Primary.span(span));
-    let mut group = Level::ERROR.primary_title(diagnostic.message.as_str()).element(snippet);
-    if let Some(help) = &diagnostic.help {
-        group = group.element(Level::HELP.message(help.as_str()));
-    }
-    let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
-    renderer.render(&[group])
 }

@@ -48,6 +48,14 @@ impl fmt::Display for FileErrors {
     }
 }
 
+impl FileErrors {
+    /// As text, each error with the file's name before it.
+    pub fn in_file(&self, file: &str) -> String {
+        let lines: Vec<_> = self.errors.iter().map(|error| format!("{file}:{error}")).collect();
+        lines.join("\n") + if self.more { "\nand more" } else { "" }
+    }
+}
+
 impl std::error::Error for FileErrors {}
 
 /// Where problems are gathered while a file is read.
