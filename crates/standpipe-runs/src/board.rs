@@ -232,10 +232,4 @@ impl RunRecord {
         let Ended { exit_code, signal, reason } = self.ended.clone();
         Outcome { state: self.state.as_str().to_owned(), exit_code, signal, reason }
     }
-
-    #[cfg(test)]
-    pub(crate) fn for_tests(record: RunRecord, _engine: &standpipe_engine::Engine, output: Appender) -> Arc<Self> {
-        let (id, plan) = (record.id.clone(), record.plan.clone());
-        Arc::new(Self { id, plan, record: Mutex::new(record), output: OnceLock::from(output) })
-    }
 }

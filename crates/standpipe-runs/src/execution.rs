@@ -99,8 +99,12 @@ enum Happened {
         task: usize,
         end: AttemptEnd,
     },
-    /// A task that is final is written down as such.
-    Written,
+    /// A task that came to its end is written down as final.
+    Written {
+        task: usize,
+    },
+    /// Tasks that never began are.
+    Closed,
 }
 
 /// One plan on its way.
@@ -145,8 +149,10 @@ impl Course<'_> {
                     self.stop(Stop { why: Why::TimedOut, grace: None });
                 }
                 Some(happened) = self.work.next() => {
-                    if let Happened::Attempt { task, end } = happened {
-                        self.ended(task, end);
+                    match happened {
+                        Happened::Attempt { task, end } => self.ended(task, end),
+                        Happened::Written { task } => self.graph.written(task),
+                        Happened::Closed => {}
                     }
                 }
                 Some(task) = self.pauses.next() => self.graph.due(task),
@@ -167,7 +173,7 @@ impl Course<'_> {
             }
             Step::Skip { task, why } => {
                 let ended = Ended { reason: Some(why), ..Ended::default() };
-                self.write(task, TaskState::Skipped, ended);
+                self.close(vec![task], TaskState::Skipped, ended);
             }
         }
     }
@@ -201,26 +207,8 @@ impl Course<'_> {
         scene.stops.send_replace(Some(stop));
         let cancelled = self.graph.stop(stop.why.state());
         self.pauses.clear();
-        if cancelled.is_empty() {
-            return;
-        }
         let ended = Ended { reason: Some("the run was stopped before its turn".to_owned()), ..Ended::default() };
-        if scene.single {
-            return cancelled.into_iter().for_each(|task| self.write(task, TaskState::Cancelled, ended.clone()));
-        }
-        let all = async move {
-            let each = |task| {
-                let ended = ended.clone();
-                async move { scene.write(task, TaskState::Cancelled, &ended).await }
-            };
-            futures_util::stream::iter(cancelled)
-                .map(each)
-                .buffer_unordered(ENDS_AT_ONCE)
-                .for_each(async |()| {})
-                .await;
-            Happened::Written
-        };
-        self.work.push(all.boxed());
+        self.close(cancelled, TaskState::Cancelled, ended);
     }
 
     /// Writes down that a task is final.
@@ -228,9 +216,23 @@ impl Course<'_> {
         let scene = self.scene;
         let write = async move {
             scene.write(task, state, &ended).await;
-            Happened::Written
+            Happened::Written { task }
         };
         self.work.push(write.boxed());
+    }
+
+    /// Writes down how tasks are that never begin any more.
+    fn close(&mut self, tasks: Vec<usize>, state: TaskState, ended: Ended) {
+        let scene = self.scene;
+        let all = async move {
+            let each = |task| {
+                let ended = ended.clone();
+                async move { scene.write(task, state, &ended).await }
+            };
+            futures_util::stream::iter(tasks).map(each).buffer_unordered(ENDS_AT_ONCE).for_each(async |()| {}).await;
+            Happened::Closed
+        };
+        self.work.push(all.boxed());
     }
 
     /// Variables of what other tasks have said, or which one is missing.

@@ -7,18 +7,21 @@ use standpipe_serve::Limits;
 use tokio::time::timeout;
 
 use super::*;
+use crate::book::Book;
 use crate::file::{FileBounds, FileFormat, Pipeline};
 use crate::graph::redo;
 use crate::record::RunRecord;
 use crate::supervise::SupervisorSettings;
 use crate::supervise::fake::Fake;
+use crate::values::Values;
 
 /// Longest wait for what must happen.
 const LONG: Duration = Duration::from_secs(60);
 
 struct Bench {
     dir: tempfile::TempDir,
-    engine: Arc<Engine>,
+    book: Arc<Book>,
+    values: Arc<Values>,
     fake: Arc<Fake>,
     execution: Execution,
     stop: watch::Sender<Option<Stop>>,
@@ -40,7 +43,11 @@ impl Bench {
         let supervisor = Supervisor::new(fake.clone(), settings);
         let artefacts = Artefacts::new(dir.path().join("artefacts"));
         let execution = Execution { supervisor, streams, artefacts, limits, clock: Clock::System };
-        Self { dir, engine, fake, execution, stop: watch::Sender::new(None) }
+        let (book, values) = (Book::new(execution.streams.clone()), Values::new(engine));
+        // They end with the runtime of the test.
+        tokio::spawn(book.clone().write());
+        tokio::spawn(values.clone().write());
+        Self { dir, book, values, fake, execution, stop: watch::Sender::new(None) }
     }
 
     /// The record of a pipeline, as it is before it starts.
@@ -54,7 +61,8 @@ impl Bench {
     async fn follow(&self, record: RunRecord) -> Ran {
         let path = Path::parse(&format!("runs/{}/out", record.id)).unwrap();
         let output = self.execution.streams.create(&path).await.unwrap();
-        let board = Board::for_tests(record, &self.engine, output);
+        let board = Board::new(record, &self.book, &self.values);
+        board.put_output(output);
         let followed = self.execution.execute(&board, self.stop.subscribe());
         let (state, ended) = timeout(LONG, followed).await.expect("it ends");
         board.output().end(Outcome::of(state.as_str())).await.unwrap();

@@ -24,7 +24,7 @@ pub(crate) enum Step {
 /// What comes after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
-    /// The task is final, in this state.
+    /// The task is final, in this state. What needs it may start once that is written down: [`Graph::written`].
     Final(TaskState),
     /// It is tried again after this pause: [`Graph::due`] says when that is over.
     Retry { after_ms: u64 },
@@ -68,7 +68,7 @@ pub(crate) struct Graph {
     /// All they need is final; their conditions are to be decided.
     undecided: VecDeque<usize>,
     ready: VecDeque<usize>,
-    /// Tasks that are not final.
+    /// Tasks that are not final, or not written down as such.
     left: usize,
     /// The state of what a stop cuts.
     stopped: Option<TaskState>,
@@ -163,7 +163,8 @@ impl Graph {
                     self.ready.push_back(task);
                 }
                 Some(why) => {
-                    self.finish(task, TaskState::Skipped);
+                    self.nodes[task].place = Place::Final(TaskState::Skipped);
+                    self.written(task);
                     return Some(Step::Skip { task, why });
                 }
             }
@@ -195,7 +196,7 @@ impl Graph {
         if state == TaskState::Succeeded {
             node.outputs = outputs;
         }
-        self.finish(task, state);
+        node.place = Place::Final(state);
         After::Final(state)
     }
 
@@ -253,8 +254,9 @@ impl Graph {
         }
     }
 
-    fn finish(&mut self, task: usize, state: TaskState) {
-        self.nodes[task].place = Place::Final(state);
+    /// That a task is final is written down, once for each [`After::Final`].
+    pub(crate) fn written(&mut self, task: usize) {
+        debug_assert!(matches!(self.nodes[task].place, Place::Final(_)), "only what is final is written");
         self.left -= 1;
         for index in 0..self.nodes[task].needed_by.len() {
             let next = self.nodes[task].needed_by[index];
