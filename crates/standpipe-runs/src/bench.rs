@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 use standpipe_engine::{Access, Clock, Databases, Engine, EngineConfig, Outcome};
 use standpipe_serve::{Limits, LimitsHandle};
 use standpipe_tree::{Format, Path, to_json};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
+use crate::board::Board;
 use crate::command::Command;
 use crate::jobs::JobSpec;
 use crate::name::RunId;
 use crate::plan::{Plan, Task};
-use crate::record::RunState;
+use crate::record::{Ended, RunState};
 use crate::runs::Runs;
 use crate::settings::{RunsSettings, Start};
+use crate::supervise::Stop;
 use crate::supervise::fake::Fake;
 
 pub(crate) const NOW_MS: u64 = 1_790_000_000_000;
@@ -63,6 +67,23 @@ impl Boot {
 
     pub(crate) fn mend(&self) {
         self.engine.reload(&config(&self.engine.config().dir, &self.clock));
+    }
+
+    /// A node whose plans `follow` follows.
+    pub(crate) async fn following(
+        dir: &FsPath,
+        follow: impl Fn(Arc<Board>, watch::Receiver<Option<Stop>>) -> BoxFuture<'static, (RunState, Ended)>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        let clock = Arc::new(AtomicU64::new(NOW_MS));
+        let engine = Engine::open(config(dir, &clock), Arc::new(|why| panic!("the database stopped: {why}"))).unwrap();
+        let (engine, limits) = (Arc::new(engine), Limits::default());
+        let limits: LimitsHandle = Arc::new(From::from(Arc::new(limits)));
+        let settings = RunsSettings::new(dir.join("runs"));
+        let runs = Runs::open_with(engine.clone(), settings, limits.clone(), Vec::new(), Box::new(follow), None);
+        Self { runs: runs.await.unwrap(), engine, fake: Fake::new(), limits, clock }
     }
 
     async fn on(config: EngineConfig, clock: Arc<AtomicU64>, limits: Limits, jobs: Vec<JobSpec>) -> Self {

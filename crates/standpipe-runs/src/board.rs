@@ -182,10 +182,14 @@ impl Board {
         self.held.lock().record = record;
         self.position.store(0, Ordering::Relaxed);
         self.tell(News::End);
+    }
+
+    /// The run is of those that are not final no longer: who waits for its end may go on.
+    pub(crate) fn settle(&self) {
         self.settled.send_replace(true);
     }
 
-    /// Waits for [`Board::end`].
+    /// Waits for [`Board::settle`].
     pub(crate) async fn settled(&self) {
         // The sender is in here, so it is not gone.
         let mut settled = self.settled.subscribe();

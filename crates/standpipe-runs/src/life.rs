@@ -70,6 +70,7 @@ impl Runs {
         planned: Option<u64>,
     ) -> Result<RunId> {
         check(&start)?;
+        let resumed = again.as_ref().filter(|again| again.resume).map(|again| again.of.clone());
         let (board, durable, before) = self.enter(start, again, planned).inspect_err(|_| add(&self.metrics.refused))?;
         for id in before {
             self.give_way(&id, board.id());
@@ -85,7 +86,7 @@ impl Runs {
             }
             (written, output) => {
                 let error = written.err().or(output.err()).unwrap_or_else(|| Error::unavailable("nothing was stored"));
-                self.take_back(&board).await;
+                self.take_back(&board, resumed).await;
                 Err(error)
             }
         }
@@ -105,8 +106,7 @@ impl Runs {
         if live.closing {
             return Err(Error::unavailable("the server is stopping and starts no runs"));
         }
-        if live.queue.len() >= queued_max {
-            let message = format!("{} runs wait, the limit runs_queued_max; come back later", live.queue.len());
+        if let Some(message) = full(&live, &start.by, queued_max) {
             return Err(Error::overloaded(message, RETRY_AFTER));
         }
         let before = give_way(&live, start.group.as_ref())?;
@@ -175,16 +175,18 @@ impl Runs {
         }
     }
 
-    /// It could not be made durable: nothing of it is left.
-    async fn take_back(&self, board: &Arc<Board>) {
-        let record = board.record();
+    /// It could not be made durable: nothing of it is left, and a run it would have resumed can be resumed.
+    async fn take_back(&self, board: &Arc<Board>, resumed: Option<RunRecord>) {
+        let mut puts = book::taken_back(&board.record());
+        puts.extend(resumed.map(|of| book::saved(&of)));
         {
             let mut live = self.live.lock();
             live.queue.leave(board.id());
             live.boards.remove(board.id());
         }
+        board.settle();
         let _was_refused = self.streams.remove(vec![output_path(board.id())]).await;
-        let _was_refused = book::durable(self.book.put(book::taken_back(&record))).await;
+        let _was_refused = book::durable(self.book.put(puts)).await;
     }
 
     /// A run of the group makes room for `next`.
@@ -275,6 +277,7 @@ impl Runs {
         board.end(record);
         self.live.lock().boards.remove(board.id());
         self.tell_job_of(board);
+        board.settle();
     }
 
     async fn write_end(&self, board: &Arc<Board>, record: &RunRecord) -> Result<()> {
@@ -411,6 +414,17 @@ fn check(start: &Start) -> Result<()> {
         return Err(Error::new(ErrorKind::TooLarge, message));
     }
     Ok(())
+}
+
+/// Why nothing more of this identity may wait. The last quarter of the queue is for those who have less than the
+/// rest of it: nobody keeps all others out.
+fn full(live: &Live, by: &str, queued_max: usize) -> Option<String> {
+    let (all, own) = (live.queue.len(), live.queue.waiting_of(by));
+    if all >= queued_max {
+        return Some(format!("{all} runs wait, the limit runs_queued_max; come back later"));
+    }
+    let share = queued_max - queued_max / 4;
+    (own >= share).then(|| format!("{own} runs of {by} wait, three quarters of runs_queued_max; come back later"))
 }
 
 /// The name of a run: as asked for, of its job, or of its program.

@@ -143,6 +143,7 @@ impl Runs {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             self.tell_positions();
+            self.tell_jobs();
             let by_age = looks.is_multiple_of(AGE_EVERY);
             looks = looks.wrapping_add(1);
             if let Err(error) = self.retain(by_age).await {

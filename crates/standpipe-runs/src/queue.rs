@@ -169,6 +169,11 @@ impl Queue {
         self.count
     }
 
+    /// How many of them this identity has brought.
+    pub(crate) fn waiting_of(&self, by: &str) -> usize {
+        self.waiting.get(by).map_or(0, VecDeque::len)
+    }
+
     /// How many are at work.
     #[cfg(test)]
     fn running(&self) -> usize {

@@ -1,7 +1,6 @@
 //! The service as a whole: an engine in a folder, scripted processes, restarts.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use crate::bench::{Boot, NOW_MS, job, killed, runtime, single, start, task, unti
 use crate::jobs::JobSpec;
 use crate::name::RunId;
 use crate::plan::Plan;
-use crate::record::{RunState, TaskState};
+use crate::record::{Ended, RunState, TaskState};
 use crate::schedule::{Missed, Schedule};
 use crate::settings::{Filter, Group, Policy, Prune, Start};
 
@@ -95,7 +94,7 @@ async fn the_queue_is_fair_bounded_and_seen() {
     let second = boot.runs.start(by("ann", "a", &["gate:2"])).await.unwrap();
     let third = boot.runs.start(by("ann", "a", &["gate:3"])).await.unwrap();
     let other = boot.runs.start(by("bob", "b", &["gate:4"])).await.unwrap();
-    let refused = boot.runs.start(by("bob", "b", &["exit:0"])).await.unwrap_err();
+    let refused = boot.runs.start(by("eve", "e", &["exit:0"])).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     assert!(refused.message().contains("runs_queued_max") && refused.retry_after().is_some(), "{refused}");
     boot.runs.tell_positions();
@@ -508,15 +507,78 @@ async fn pruning_keeps_what_is_asked_for_and_retention_the_newest() {
 #[tokio::test]
 async fn a_plan_that_panics_loses_its_run_alone() {
     let dir = TempDir::new().unwrap();
-    let boot = Boot::new(dir.path()).await;
-    let other = boot.start("other", &["gate:end"]).await;
-    let broken = boot.runs.start(start("panic", &["panic"])).await.unwrap();
-    // A task that the record does not have is what no plan can bring about.
-    let record = AssertUnwindSafe(boot.runs.ended(&broken)).catch_unwind().await.unwrap();
-    assert!(record.unwrap().is_final());
-    boot.fake.open("end");
-    assert_eq!(boot.ended(&other).await, RunState::Succeeded);
+    let boot = Boot::following(dir.path(), |board, _| {
+        let panics = board.id().name.as_str() == "panic";
+        async move {
+            assert!(!panics, "as a bug would");
+            (RunState::Succeeded, Ended::default())
+        }
+        .boxed()
+    })
+    .await;
+    let (broken, good) = (boot.start("panic", &["x"]).await, boot.start("good", &["x"]).await);
+    assert_eq!((boot.ended(&broken).await, boot.ended(&good).await), (RunState::Lost, RunState::Succeeded));
+    assert_eq!(boot.outcome(&broken).unwrap().state, "lost");
+    assert_eq!(boot.runs.record(&broken).unwrap().tasks.values().next().unwrap().state, TaskState::Cancelled);
     boot.close().await;
+}
+
+#[test]
+fn a_server_killed_at_any_other_point_leaves_nothing_half_done() {
+    // Accepted, and killed before its stream was there.
+    let dir = TempDir::new().unwrap();
+    killed(Boot::new(dir.path()), async |boot| {
+        let mut record = boot.runs.record(&boot.start("x", &["exit:0"]).await).unwrap();
+        record.id = id("half@1");
+        record.state = RunState::Queued;
+        crate::book::durable(boot.runs.book.put(crate::book::created(&record))).await.unwrap();
+    });
+    // Its turn had come, and no process was there yet; and a stream without a run.
+    killed(Boot::following(dir.path(), |_, _| std::future::pending().boxed()), async |boot| {
+        boot.until(&id("half@1"), RunState::Starting).await;
+        let run = boot.start("starting", &["x"]).await;
+        boot.until(&run, RunState::Starting).await;
+        let stray = standpipe_tree::Path::parse("runs/stray@1/out").unwrap();
+        boot.runs.streams.create(&stray).await.unwrap();
+        // What is posted becomes durable with the next commit.
+        boot.runs.board(&run).unwrap().commit(|_| {}).await.unwrap();
+    });
+    runtime().block_on(async {
+        let boot = Boot::new(dir.path()).await;
+        assert_eq!(boot.ended(&id("half@1")).await, RunState::Interrupted);
+        let record = boot.runs.record(&id("starting@1")).unwrap();
+        assert_eq!(
+            (record.state, record.tasks.values().next().unwrap().state),
+            (RunState::Interrupted, TaskState::Cancelled)
+        );
+        let stray = boot.start("stray", &["out:new\n"]).await;
+        assert_eq!((stray.to_string().as_str(), boot.ended(&stray).await), ("stray@1", RunState::Succeeded));
+        boot.close().await;
+    });
+}
+
+#[test]
+fn thousands_of_interrupted_runs_do_not_hold_up_a_start() {
+    let dir = TempDir::new().unwrap();
+    killed(Boot::new(dir.path()), async |boot| {
+        let mut record = boot.runs.record(&boot.start("x", &["exit:0"]).await).unwrap();
+        record.state = RunState::Running;
+        for number in 1..=2_000 {
+            record.id = RunId { name: "many".parse().unwrap(), number };
+            drop(boot.runs.book.put(crate::book::created(&record)));
+        }
+        crate::book::durable(boot.runs.book.put(Vec::new())).await.unwrap();
+    });
+    runtime().block_on(async {
+        let began = Instant::now();
+        let boot = Boot::new(dir.path()).await;
+        println!("opened in {:?}", began.elapsed());
+        until(|| boot.runs.stats().ended["interrupted"] == 2_000).await;
+        assert_eq!(boot.runs.record(&id("many@2000")).unwrap().state, RunState::Interrupted);
+        boot.told().await;
+        assert_eq!(boot.value("/runs/many@1/state"), json!("interrupted"));
+        boot.close().await;
+    });
 }
 
 fn scheduled(name: &str, acts: &[&str], schedule: Schedule) -> JobSpec {

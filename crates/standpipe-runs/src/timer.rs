@@ -176,6 +176,18 @@ impl Runs {
         self.tell_job(&name);
     }
 
+    /// Has the tree told of jobs whose newest run has gone on.
+    pub(crate) fn tell_jobs(&self) {
+        let newest: Vec<_> = self.jobs.lock().0.values().filter_map(|job| job.record.last.clone()).collect();
+        for board in newest.iter().filter_map(|id| self.board(id)) {
+            let (name, state) = board.look(|record| (record.job.clone(), record.state));
+            let known = |name| self.jobs.lock().0.get(name).and_then(|job| job.state);
+            if name.as_ref().is_some_and(|name| known(name) != Some(state)) {
+                self.tell_job_of(&board);
+            }
+        }
+    }
+
     /// Starts jobs when their time comes, until the node stops.
     pub(crate) async fn keep_time(self: Arc<Self>) {
         let names: Vec<_> = self.jobs.lock().0.keys().cloned().collect();
