@@ -240,6 +240,7 @@ function attach() {
 function detach() {
   follower?.close();
   follower = null;
+  waiting = [];
   $('link').textContent = '';
 }
 
