@@ -143,13 +143,12 @@ impl Cost {
 impl Stage<'_> {
     /// A server with a folder of its own.
     fn ours(&self, name: &str, side: Side) -> Result<Ours> {
-        let state = self.run.path(&format!("{name}.state"));
         let mut command = standpipe(self.run);
         command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(self.run.path(name));
-        command.env("XDG_STATE_HOME", &state).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = Process::start(&mut command, side)?;
         let addr = process.ready()?;
-        let file = state.join(format!("standpipe/admin-{}.token", addr.port()));
+        let file = self.run.path(name).join("admin.token");
         let secret = std::fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;
         let server = Server { name: "standpipe", process, addr };
         Ok(Ours { server, bearer: format!("Bearer {}", secret.trim()) })

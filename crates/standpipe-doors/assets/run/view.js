@@ -1,7 +1,7 @@
 // Shows the loaded lines: only the blocks near what is seen are in the document, the others are two empty boxes of
 // their height. Keeps what the reader looks at where it is, whatever comes or goes around it; follows the end only for
 // who is there. Finds text in what is loaded.
-import { PLAIN, dress } from './ansi.js';
+import { PLAIN, dress, same } from './ansi.js';
 
 /** Pixels above and below what is seen that are shown as well. */
 const BEYOND = 800;
@@ -210,7 +210,7 @@ export class View {
     let at = 0;
     for (const [text, style] of pieces) {
       for (const [part, marked] of divide(text, at, marks)) {
-        if (style === PLAIN && !marked) {
+        if (!marked && same(style, PLAIN)) {
           target.append(part);
           continue;
         }
