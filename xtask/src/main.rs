@@ -30,6 +30,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("rules", "decisions of the security rules, over LMDB and in memory"),
     ("runs", "output of runs to viewers, beside websocketd; latency, starts, idle memory"),
     ("query", "queries over an index, and what indexes and rules cost a write, in the engine alone"),
+    ("streams", "one stream of 1 GB with nobody to fifty following it, in the engine alone"),
     ("import", "import of large files"),
     ("start", "start on a large store"),
 ];

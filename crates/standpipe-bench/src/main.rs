@@ -22,6 +22,7 @@ mod redis;
 mod rules;
 mod runs;
 mod start;
+mod streams;
 mod viewers;
 mod wrk;
 
@@ -77,6 +78,8 @@ enum Bench {
     Import,
     /// From exec to the ready line on a store of more than 1 GB
     Start,
+    /// One stream of 1 GB, nobody to fifty following it, and many short ones, inside the engine
+    Streams,
     /// Runs beside websocketd: lines per CPU second to viewers, latency, starts, idle memory
     Runs(runs::Which),
     /// A child of `runs`: lines that are times
@@ -113,6 +116,10 @@ fn main() -> Result<()> {
         machine::print(&std::env::current_exe()?)?;
         return query::run();
     }
+    if matches!(bench, Bench::Streams) {
+        machine::print(&std::env::current_exe()?)?;
+        return streams::run();
+    }
     process::raise_descriptor_limit()?;
     // Both sides of `jobs` are in this process.
     if !matches!(bench, Bench::Jobs) {
@@ -131,7 +138,9 @@ fn main() -> Result<()> {
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
         Bench::Runs(which) => runs::run(&run, which),
-        Bench::Rules | Bench::Query | Bench::Tick { .. } | Bench::BareHyper { .. } => unreachable!("returned above"),
+        Bench::Rules | Bench::Query | Bench::Streams | Bench::Tick { .. } | Bench::BareHyper { .. } => {
+            unreachable!("returned above")
+        }
     }
 }
 
