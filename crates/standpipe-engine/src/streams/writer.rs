@@ -330,9 +330,10 @@ impl Writer {
     fn finish(&mut self, batch: Batch, did: Vec<Did>) {
         let limits = RingLimits::of(&self.config.load());
         for (stream, part) in &batch.parts {
-            stream.publish(part, limits, &self.lives.ring_bytes);
+            // Whoever sees the records finds their room free.
             stream.room.add_permits(part.cost);
             self.lives.room.give_back(part.cost);
+            stream.publish(part, limits, &self.lives.ring_bytes);
         }
         let (creates, others): (Vec<_>, Vec<_>) =
             batch.commands.into_iter().partition(|asked| matches!(asked.command, Command::Create(_)));

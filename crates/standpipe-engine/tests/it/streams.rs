@@ -10,7 +10,7 @@ use standpipe_engine::{
 };
 use tempfile::TempDir;
 
-use crate::support::{NOW_MS, config, engine, path};
+use crate::support::{NOW_MS, config, engine, path, until};
 
 /// Any wait that takes longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -168,6 +168,8 @@ async fn watchers_that_come_early_late_and_after_the_end_see_the_same_and_then_t
     assert!(drain(&mut slow, &mut seen, &mut next));
     assert!(seen.texts == texts && seen.behind > 0, "who falls off the ring reads from the store");
     drop(slow);
+    // The writer may hold the stream a moment longer than its end is waited for.
+    until("the stream is out of use", || streams.stats().live == 0).await;
     let stats = streams.stats();
     assert_eq!((stats.live, stats.watchers, stats.ring_bytes, stats.queue_bytes), (0, 0, 0, 0));
     assert_eq!(stats.records, 3_000);
@@ -428,6 +430,7 @@ async fn many_short_streams_share_commits() {
     for task in tasks {
         task.await.unwrap();
     }
+    until("the streams are out of use", || streams.stats().live == 0).await;
     let stats = streams.stats();
     assert!(stats.commits < 100, "{stats:?}");
     assert_eq!((stats.live, stats.records), (0, 500));
