@@ -14,6 +14,7 @@ mod events;
 mod execution;
 mod file;
 mod graph;
+mod guard;
 mod jobs;
 mod life;
 mod metrics;
@@ -38,6 +39,7 @@ mod when;
 pub use crate::board::Board;
 pub use crate::command::{Command, OutputLimits, PtySize, ResourceLimits, Secret, SecretSource, Stdin};
 pub use crate::file::{Base, FileBounds, FileError, FileErrors, FileFormat, Param, Pipeline, WrongParam};
+pub use crate::guard::{GuardProgram, guard};
 pub use crate::jobs::{JobInfo, JobSpec, ParamSpec, ParamType};
 pub use crate::name::{InvalidName, Name, RunId};
 pub use crate::plan::{Artefact, Backoff, Plan, Task};
@@ -47,6 +49,6 @@ pub use crate::schedule::{Missed, Schedule, ScheduleError};
 pub use crate::settings::{Durations, Filter, Group, Policy, Prune, RunsSettings, RunsStats, Start};
 pub use crate::supervise::{
     Attempt, AttemptEnd, Child, Exit, LaunchError, Launched, Launcher, Output, Running, Source, Spec, Stop, Stopper,
-    Supervisor, SupervisorSettings, TaskEvent, Told, Used, Why,
+    Supervisor, SupervisorSettings, TaskEvent, Told, Used, Why, processes,
 };
 pub use crate::units::{duration_ms, size_bytes};

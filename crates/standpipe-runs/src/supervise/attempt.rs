@@ -45,21 +45,23 @@ pub(super) async fn run(
     let settings = &supervisor.0.settings;
     let shared = Arc::new(Shared::new(task.as_str(), &command, output, settings.limits.clone()));
     let mut hidden = Secrets::default();
-    let launched = match secrets::look_up(&command.secrets, settings.variable) {
-        Ok(values) => {
+    let given = secrets::look_up(&command.secrets, settings.variable)
+        .and_then(|values| Ok((values, input::open(&command.stdin, &settings.streams)?)));
+    let launched = match given {
+        Ok((values, given)) => {
             values.iter().for_each(|(_, value)| hidden.add(value));
-            let spec = spec(&supervisor, &command, env, values);
-            supervisor.0.launcher.launch(spec).await.map_err(|error| hidden.hide(&error.0))
+            let launching = supervisor.0.launcher.launch(spec(&supervisor, &command, env, values));
+            launching.await.map(|launched| (launched, given)).map_err(|error| hidden.hide(&error.0))
         }
         Err(error) => Err(error),
     };
-    let Launched { child, input, output } = match launched {
+    let (Launched { child, input, output }, given) = match launched {
         Ok(launched) => launched,
         Err(reason) => return not_started(&shared, reason).await,
     };
-    let feed: BoxFuture<'static, ()> = match input {
-        Some(writer) => input::feed(command.stdin.clone(), settings.streams.clone(), writer).boxed(),
-        None => futures_util::future::pending().boxed(),
+    let feed: BoxFuture<'static, ()> = match given.zip(input) {
+        Some((given, writer)) => input::feed(given, writer).boxed(),
+        None => std::future::pending().boxed(),
     };
     shared.pending.started(child.pid());
     let pumps = output.into_iter().map(|(channel, source)| Pump::new(shared.clone(), source, channel, &hidden).run());
@@ -336,14 +338,11 @@ impl Life {
         true
     }
 
-    /// Somebody holds a pipe of a process that has ended.
+    /// A process has ended and its output has not. Either somebody holds it, or the stream is slow to take what is
+    /// left; in both cases no more is read than was there by now.
     fn on_leak(&mut self) -> bool {
-        if self.shared.is_busy() {
-            self.leak_at = Some(Instant::now() + LOOK_MAX);
-            return false;
-        }
         self.leak_at = None;
-        self.leaked = true;
+        self.leaked = !self.shared.is_busy() || self.child.left() > 0;
         self.shared.closing.cancel();
         self.begin_end(self.grace)
     }

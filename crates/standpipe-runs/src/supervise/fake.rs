@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -207,14 +206,17 @@ struct FakeSource {
 }
 
 impl Source for FakeSource {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.bytes.is_empty() && !self.ended {
-            match std::task::ready!(self.read.poll_recv(cx)) {
-                Some(bytes) => self.bytes = bytes,
-                None => self.ended = true,
+    fn ready(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        async {
+            while self.bytes.is_empty() && !self.ended {
+                match self.read.recv().await {
+                    Some(bytes) => self.bytes = bytes,
+                    None => self.ended = true,
+                }
             }
+            Ok(())
         }
-        Poll::Ready(Ok(()))
+        .boxed()
     }
 
     fn read(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize> {

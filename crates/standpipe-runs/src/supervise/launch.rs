@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
@@ -116,16 +115,11 @@ pub struct Used {
 /// The reading end of a pipe or a terminal.
 pub trait Source: Send {
     /// Waits until there is something to read, or the end.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn ready(&mut self) -> BoxFuture<'_, io::Result<()>>;
 
     /// Appends what is there to `buffer`, at most so many bytes; 0 is the end.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing.
     fn read(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> io::Result<usize>;
-}
-
-/// Waits until there is something to read, or the end.
-pub(super) async fn ready(source: &mut dyn Source) -> io::Result<()> {
-    std::future::poll_fn(|cx| source.poll_ready(cx)).await
 }

@@ -20,10 +20,15 @@ mod lines;
 mod mask;
 mod output;
 mod pending;
+#[cfg(target_os = "linux")]
+pub(crate) mod process;
 mod secrets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -37,8 +42,15 @@ use tokio_util::task::TaskTracker;
 
 pub use self::launch::{Child, Exit, LaunchError, Launched, Launcher, Source, Spec, Told, Used};
 use crate::command::Command;
+use crate::guard::GuardProgram;
 use crate::name::{Name, RunId};
 use crate::record::{Ended, Progress, TaskState, Usage};
+
+/// The launcher of real processes for a data folder; `guard` is started before the first one.
+#[cfg(target_os = "linux")]
+pub fn processes(folder: &Path, guard: Option<GuardProgram>) -> Arc<dyn Launcher> {
+    Arc::new(process::Processes::new(folder, guard))
+}
 
 /// What a supervisor works with.
 pub struct SupervisorSettings {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Output;
-use super::launch::{Source, ready};
+use super::launch::Source;
 use super::lines::{Lines, Piece};
 use super::mask::{Mask, Secrets};
 use super::pending::Pending;
@@ -234,7 +234,7 @@ impl Pump {
             self.lines.park();
             let closing = tokio::select! {
                 biased;
-                readiness = ready(&mut *self.source) => { if readiness.is_err() { break } false }
+                readiness = self.source.ready() => { if readiness.is_err() { break } false }
                 () = self.shared.closing.cancelled() => true,
                 () = sleep_until(unfinished_until), if self.lines.is_unfinished() => {
                     self.lines.rest(&mut self.pieces);
