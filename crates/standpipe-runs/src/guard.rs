@@ -45,7 +45,11 @@ impl Marks {
     pub(crate) fn of(folder: &Path) -> Self {
         use std::sync::atomic::{AtomicU32, Ordering};
         static BOOTS: AtomicU32 = AtomicU32::new(0);
-        let path = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        // The same whether the folder is there already, and from wherever the server is started.
+        let path = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        let there = path.ancestors().find_map(|part| Some((std::fs::canonicalize(part).ok()?, part)));
+        let path = there.map(|(real, part)| real.join(path.strip_prefix(part).unwrap_or(&path))).unwrap_or(path);
+        let path: PathBuf = path.components().collect();
         let count = BOOTS.fetch_add(1, Ordering::Relaxed);
         let boot = format!("{:x}.{:x}.{count:x}", Clock::System.now_ms(), std::process::id());
         Self { folder: format!("{:016x}", fnv1a(path.as_os_str().as_encoded_bytes())), boot }
@@ -124,6 +128,10 @@ mod tests {
         assert_ne!(first.boot, second.boot);
         assert_ne!(first.folder, Marks::of(other.path()).folder);
         assert_eq!(first.folder.len(), 16);
+        let before = Marks::of(&dir.path().join("a/b"));
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), other.path().join("link")).unwrap();
+        assert_eq!(Marks::of(&other.path().join("link/a/b")).folder, before.folder);
         assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
     }
 }

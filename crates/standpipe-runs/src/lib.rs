@@ -19,7 +19,6 @@ mod jobs;
 mod life;
 mod metrics;
 mod name;
-mod none;
 mod plan;
 mod prune;
 mod queue;

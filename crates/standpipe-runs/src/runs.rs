@@ -30,7 +30,7 @@ use crate::name::{Name, RunId};
 use crate::queue::Queue;
 use crate::record::{Ended, RunRecord, RunState};
 use crate::settings::{Filter, RunsSettings, RunsStats, Start};
-use crate::supervise::{Launcher, Stop, Supervisor, SupervisorSettings, Why};
+use crate::supervise::{Launcher, Stop, Supervisor, SupervisorSettings, Why, processes};
 use crate::timer::Jobs;
 use crate::values::Values;
 
@@ -99,7 +99,8 @@ impl Runs {
         limits: LimitsHandle,
         runtimes: Vec<Handle>,
     ) -> Result<Arc<Self>> {
-        Self::open_launching(engine, settings, limits, runtimes, Arc::new(crate::none::NoProcesses)).await
+        let launcher = processes(&settings.dir, settings.guard.clone());
+        Self::open_launching(engine, settings, limits, runtimes, launcher).await
     }
 
     /// As [`Runs::open`], with processes that `launcher` starts.

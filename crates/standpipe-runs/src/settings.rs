@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::GuardProgram;
 use crate::jobs::JobSpec;
 use crate::name::{Name, RunId};
 use crate::plan::Plan;
@@ -20,12 +21,14 @@ pub struct RunsSettings {
     pub jobs: Vec<Arc<JobSpec>>,
     /// The server's own variables, for secrets that come from there.
     pub variable: fn(&str) -> Option<String>,
+    /// What kills the processes of runs when the server dies; nothing does when `None`.
+    pub guard: Option<GuardProgram>,
 }
 
 impl RunsSettings {
-    /// No jobs, no variables.
+    /// No jobs, no variables, no guard.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), jobs: Vec::new(), variable: |_| None }
+        Self { dir: dir.into(), jobs: Vec::new(), variable: |_| None, guard: None }
     }
 }
 

@@ -265,6 +265,14 @@ Examples:
         /// The folder; made if missing
         dir: PathBuf,
     },
+    /// Kill what a server started, when it is gone: started by servers, of no use to people
+    #[command(hide = true)]
+    Guard {
+        /// What its processes bear
+        mark: String,
+        /// The cgroup they are in
+        group: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

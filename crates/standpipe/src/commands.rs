@@ -27,6 +27,10 @@ const VALUE_BYTES_MAX: u64 = 256 << 20;
 pub(crate) fn run(cli: Cli) -> Result<Exit> {
     let verbosity = cli.verbosity;
     match &cli.command {
+        Command::Guard { mark, group } => {
+            standpipe_runs::guard(mark, group.as_deref());
+            return Ok(Exit::Ok);
+        }
         Command::Dev(arguments) => return serve(Mode::Dev, arguments, verbosity),
         Command::Serve(arguments) => return serve(Mode::Serve, arguments, verbosity),
         // Servers in the foreground: -v tells of each reader.
@@ -46,7 +50,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
     }
     let out = &mut std::io::stdout().lock();
     match &cli.command {
-        Command::Dev(_) | Command::Serve(_) | Command::Pipe(_) => {}
+        Command::Dev(_) | Command::Serve(_) | Command::Pipe(_) | Command::Guard { .. } => {}
         Command::Get(arguments) => get(arguments, out)?,
         Command::Put(arguments) => put(arguments, verbosity)?,
         Command::Patch(arguments) => patch(arguments, verbosity)?,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use standpipe_doors::{Authority, Credentials, Dispatch, HttpDoor, LineDoor, RespDoor, Separator};
 use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig, QueryUnindexed};
-use standpipe_runs::{JobSpec, Runs, RunsSettings};
+use standpipe_runs::{GuardProgram, JobSpec, Runs, RunsSettings};
 use standpipe_serve::{BindError, Limits, OnFailure, OnShutdown, Server, ServerConfig, SocketListener, TaskKind, Tls};
 use standpipe_tree::rules::RuleSet;
 #[cfg(unix)]
@@ -178,7 +178,8 @@ fn open_runs(engine: &Arc<Engine>, server: &Server, jobs: Vec<Arc<JobSpec>>) -> 
     let dir = engine.config().dir.join("runs");
     let runtimes: Vec<_> = server.runtimes().cloned().collect();
     let first = runtimes.first().cloned().ok_or_else(|| Failure::failed("the server has no event loop"))?;
-    let settings = RunsSettings { dir, jobs, variable: |name| std::env::var(name).ok() };
+    let guard = Some(GuardProgram::this("guard"));
+    let settings = RunsSettings { dir, jobs, variable: |name| std::env::var(name).ok(), guard };
     Ok(first.block_on(Runs::open(engine.clone(), settings, server.limits(), runtimes))?)
 }
 

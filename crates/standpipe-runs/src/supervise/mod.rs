@@ -20,6 +20,8 @@ mod lines;
 mod mask;
 mod output;
 mod pending;
+#[cfg(any(test, not(target_os = "linux")))]
+mod portable;
 #[cfg(target_os = "linux")]
 pub(crate) mod process;
 mod secrets;
@@ -50,6 +52,12 @@ use crate::record::{Ended, Progress, TaskState, Usage};
 #[cfg(target_os = "linux")]
 pub fn processes(folder: &Path, guard: Option<GuardProgram>) -> Arc<dyn Launcher> {
     Arc::new(process::Processes::new(folder, guard))
+}
+
+/// The launcher of processes for a data folder. There is no guard on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn processes(_folder: &Path, _guard: Option<GuardProgram>) -> Arc<dyn Launcher> {
+    Arc::new(portable::Portable)
 }
 
 /// What a supervisor works with.

@@ -17,6 +17,8 @@ mod emulator;
 mod eventsource;
 mod firebase;
 mod firebase_hostile;
+#[cfg(target_os = "linux")]
+mod guard;
 mod hostile;
 mod leases;
 mod limits;

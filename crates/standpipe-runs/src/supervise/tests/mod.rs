@@ -1,6 +1,10 @@
-//! Tests of the supervisor: against scripted processes (`scripted.rs`), and real ones (`real.rs`, `hostile.rs`).
+//! Tests of the supervisor: against scripted processes (`scripted.rs`), and real ones (`real.rs`, `hostile.rs`; `portable.rs` for
+//! the launcher of other systems).
 
+#[cfg(target_os = "linux")]
 mod hostile;
+mod portable;
+#[cfg(target_os = "linux")]
 mod real;
 mod scripted;
 
