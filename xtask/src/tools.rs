@@ -19,7 +19,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("chromium", "chromium"),
 ];
 /// Python packages, in a virtual environment at `target/tools/python`.
-const PYPI: &[&str] = &["firebase-admin==7.7.0", "redis==8.1.0", "openapi-spec-validator==0.9.0"];
+const PYPI: &[&str] = &["firebase-admin==7.7.0", "redis==8.1.0", "openapi-spec-validator==0.9.0", "luigi==3.8.1"];
 /// npm packages, in `target/tools/node_modules`: a large import, the EventSource of browsers, a client of redis, and
 /// everything that Firebase's users have: its SDKs, its library for tests of rules, its command line; what drives a browser.
 const NPM: &[&str] = &[

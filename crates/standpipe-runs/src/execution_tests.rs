@@ -180,8 +180,10 @@ async fn a_diamond_is_followed_with_its_streams_and_its_record() {
     assert_eq!(bench.launched(), ["out:aa\n", "out:bb\n", "out:cc\n", "out:dd\n"]);
     let (output, notes, end) = bench.read("runs/run@1/out");
     assert_eq!(output, "a | aa\nb | bb\nb | oh\nc | cc\nd | dd\n", "whole lines");
-    let expected = ["a", "b", "c", "d"].map(|task| [format!("{task} starting"), format!("{task} succeeded")]);
-    assert_eq!(events(&notes), expected.concat());
+    let events = events(&notes);
+    let at = |event: &str| events.iter().position(|have| have == event).unwrap_or_else(|| panic!("{event}: {events:?}"));
+    assert!(at("a succeeded") < at("b starting") && at("c succeeded") < at("d starting"), "{events:?}");
+    assert_eq!(events.len(), 8, "{events:?}");
     assert_eq!(end, "succeeded");
     let (output, _, end) = bench.read("runs/run@1/tasks/b/out");
     assert_eq!((output.as_str(), end.as_str()), ("bb\noh", "succeeded"));

@@ -13,8 +13,7 @@ use standpipe_serve::Limits;
 use crate::cli::{PipelineCheckArgs, PipelineCommand, PipelineRunArgs};
 use crate::excerpt::excerpt;
 use crate::exit::{Exit, Failure, Result};
-use crate::jobs::environment;
-use crate::runs::{Started, follow_to_end, leave, server};
+use crate::runs::{Started, follow_to_end, leave, server, variables};
 
 /// The most that is read of a file; what a server accepts is the server's limit.
 const FILE_BYTES_MAX: usize = 16 << 20;
@@ -63,7 +62,7 @@ fn request(arguments: &PipelineRunArgs) -> Result<Value> {
     let mut request = json!({
         "pipeline": { "text": text, "format": format.as_str() },
         "cwd": cwd,
-        "env": environment(),
+        "env": variables(&arguments.env, arguments.env_all, &[])?,
         "params": params(&arguments.param)?,
     });
     let name = arguments.name.clone().or(pipeline.name).or_else(|| name_of(&arguments.file));

@@ -55,6 +55,12 @@ pub(crate) struct PipelineRunArgs {
     /// A parameter of the pipeline (may be repeated)
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) param: Vec<String>,
+    /// A variable of all tasks; without a value it is taken from here (may be repeated)
+    #[arg(long, value_name = "K[=V]")]
+    pub(crate) env: Vec<String>,
+    /// Give tasks all of the environment of this command
+    #[arg(long)]
+    pub(crate) env_all: bool,
     /// The folder that tasks are started in [default: this one]
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<PathBuf>,

@@ -20,7 +20,7 @@ use crate::client::logs::{self, Begin};
 use crate::exit::{Exit, Failure, Result};
 
 pub(crate) use attach::{Started, follow_to_end, leave};
-pub(crate) use start::run;
+pub(crate) use start::{run, variables};
 
 /// The server that is meant, for who may have commands run.
 pub(crate) fn server(arguments: &ServerArgs) -> Result<Client> {

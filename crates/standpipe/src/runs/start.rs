@@ -41,7 +41,7 @@ fn request(arguments: &RunArgs) -> Result<Value> {
     let mut request = json!({
         "argv": arguments.command,
         "cwd": text(cwd.as_os_str().to_str(), "--cwd")?,
-        "env": variables(arguments)?,
+        "env": variables(&arguments.env, arguments.env_all, &arguments.secret)?,
     });
     let mut add = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -64,9 +64,9 @@ fn text<'t>(text: Option<&'t str>, what: &str) -> Result<&'t str> {
 }
 
 /// The environment it gets: a few variables of everybody's, or all, and what is named.
-fn variables(arguments: &RunArgs) -> Result<Map<String, Value>> {
-    let mut all = if arguments.env_all { passed(|_| true) } else { environment() };
-    for named in &arguments.env {
+pub(crate) fn variables(env: &[String], env_all: bool, secrets: &[String]) -> Result<Map<String, Value>> {
+    let mut all = if env_all { passed(|_| true) } else { environment() };
+    for named in env {
         let (name, value) = match named.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
             None => {
@@ -81,8 +81,7 @@ fn variables(arguments: &RunArgs) -> Result<Map<String, Value>> {
         all.insert(name.to_owned(), value);
     }
     // A secret of the same name is no secret any more, and this command's credential is nobody else's.
-    let hidden =
-        |name: &String| name == "STANDPIPE_TOKEN" || arguments.secret.iter().any(|secret| secret_name(secret) == name);
+    let hidden = |name: &String| name == "STANDPIPE_TOKEN" || secrets.iter().any(|secret| secret_name(secret) == name);
     Ok(all.into_iter().filter(|(name, _)| !hidden(name)).map(|(name, value)| (name, value.into())).collect())
 }
 

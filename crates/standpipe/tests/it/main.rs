@@ -29,6 +29,8 @@ mod longpoll;
 mod mount;
 mod moving;
 #[cfg(target_os = "linux")]
+mod pipelines;
+#[cfg(target_os = "linux")]
 mod pipes;
 mod python;
 mod reload;
