@@ -181,7 +181,8 @@ async fn a_diamond_is_followed_with_its_streams_and_its_record() {
     let (output, notes, end) = bench.read("runs/run@1/out");
     assert_eq!(output, "a | aa\nb | bb\nb | oh\nc | cc\nd | dd\n", "whole lines");
     let events = events(&notes);
-    let at = |event: &str| events.iter().position(|have| have == event).unwrap_or_else(|| panic!("{event}: {events:?}"));
+    let at =
+        |event: &str| events.iter().position(|have| have == event).unwrap_or_else(|| panic!("{event}: {events:?}"));
     assert!(at("a succeeded") < at("b starting") && at("c succeeded") < at("d starting"), "{events:?}");
     assert_eq!(events.len(), 8, "{events:?}");
     assert_eq!(end, "succeeded");

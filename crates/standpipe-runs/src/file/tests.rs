@@ -141,6 +141,22 @@ fn both_formats_say_the_same() {
     assert_eq!((fetch.retries, fetch.backoff.first_ms, fetch.backoff.max_ms), (3, 2_000, 60_000));
 }
 
+/// What the page says to be the same is.
+#[test]
+fn the_examples_of_the_page_are_read() {
+    let page = include_str!("../../../../docs/pipelines.md");
+    let examples = |language: &str| -> Vec<Pipeline> {
+        let begin = format!("\n```{language}\n");
+        let texts = page.split(&*begin).skip(1).map(|rest| rest.split("\n```").next().unwrap());
+        texts
+            .map(|text| read(text, language.parse().unwrap()).unwrap_or_else(|errors| panic!("{text}\n{errors}")))
+            .collect()
+    };
+    let (toml, yaml) = (examples("toml"), examples("yaml"));
+    assert_eq!((toml.len(), yaml.len()), (4, 1));
+    assert_eq!((toml[0].plan(), &toml[0].name), (yaml[0].plan(), &yaml[0].name));
+}
+
 #[test]
 fn parameters_are_whole_arguments_and_variables() {
     let pipeline = read(TOML, FileFormat::Toml).unwrap();
