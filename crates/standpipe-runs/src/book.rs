@@ -60,9 +60,12 @@ enum Change {
     Puts(Vec<Put>),
 }
 
+/// Told when a change is durable, or that it is not.
+type Answer = oneshot::Sender<Result<()>>;
+
 #[derive(Default)]
 struct Waiting {
-    changes: VecDeque<(Option<Change>, Option<oneshot::Sender<Result<()>>>)>,
+    changes: VecDeque<(Option<Change>, Option<Answer>)>,
     closed: bool,
 }
 
@@ -110,7 +113,7 @@ impl Book {
     }
 
     /// The changes of the next commit, and who waits for them.
-    fn take(&self) -> (Vec<Put>, Vec<oneshot::Sender<Result<()>>>) {
+    fn take(&self) -> (Vec<Put>, Vec<Answer>) {
         let (mut puts, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
         while puts.len() < COMMIT_CHANGES && bytes < COMMIT_BYTES {
             let Some((change, answer)) = self.waiting.lock().changes.pop_front() else { break };
@@ -130,7 +133,7 @@ impl Book {
         (puts, answers)
     }
 
-    fn push(&self, change: Option<Change>, answer: Option<oneshot::Sender<Result<()>>>) {
+    fn push(&self, change: Option<Change>, answer: Option<Answer>) {
         let mut waiting = self.waiting.lock();
         if waiting.closed || waiting.changes.len() >= WAITING_MAX {
             let refusal = match waiting.closed {
@@ -149,7 +152,7 @@ impl Book {
     }
 
     /// Has the record of a run written as it is by then; without an answer nobody waits.
-    pub(crate) fn save(&self, board: &Arc<Board>, answer: Option<oneshot::Sender<Result<()>>>) {
+    pub(crate) fn save(&self, board: &Arc<Board>, answer: Option<Answer>) {
         let waits = board.saving.swap(true, Ordering::SeqCst);
         let change = (!waits).then(|| Change::Board(board.clone()));
         if change.is_some() || answer.is_some() {

@@ -4,6 +4,8 @@
 //! It never talks to a viewer, only to the tree and its streams; it knows no protocol, parses no arguments and
 //! reads no configuration file.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
 mod artefacts;
 #[cfg(test)]
 mod bench;

@@ -45,6 +45,8 @@ mod runs;
 #[cfg(target_os = "linux")]
 mod runs_hostile;
 #[cfg(target_os = "linux")]
+mod runs_scheduling;
+#[cfg(target_os = "linux")]
 mod runs_support;
 mod script;
 mod sdk;
