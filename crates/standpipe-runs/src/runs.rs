@@ -45,6 +45,9 @@ const LOOKED_AT_MAX: usize = 20_000;
 /// Time for the last values and records when the node stops, after all runs have ended.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
+/// Share of the drain time after which runs that are still at work are killed.
+const GRACE_SHARE: f64 = 0.75;
+
 /// Follows the plan of one run to its end.
 pub(crate) type Execute =
     dyn Fn(Arc<Board>, watch::Receiver<Option<Stop>>) -> BoxFuture<'static, (RunState, Ended)> + Send + Sync;
@@ -359,12 +362,19 @@ impl Runs {
             board.stop(Stop { why: Why::Interrupted, grace: None });
         }
         let patience = Duration::from_millis(self.limits.load().drain_ms);
-        let all = async {
+        let all = async || {
             for board in &working {
                 board.settled().await;
             }
         };
-        if tokio::time::timeout(patience, all).await.is_err() {
+        // Whatever grace a command has, it ends before the server does.
+        let polite = patience.mul_f64(GRACE_SHARE);
+        if tokio::time::timeout(polite, all()).await.is_err() {
+            for board in &working {
+                board.stop(Stop { why: Why::Interrupted, grace: Some(Duration::ZERO) });
+            }
+        }
+        if tokio::time::timeout(patience - polite, all()).await.is_err() {
             let left = working.iter().filter(|board| board.look(|record| !record.state.is_final())).count();
             tracing::warn!(left, "runs did not end within drain_ms; the next start marks them as interrupted");
         }

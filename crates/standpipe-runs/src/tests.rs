@@ -253,6 +253,18 @@ fn a_stop_of_the_server_interrupts_and_what_waits_runs_after_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_process_that_will_not_end_does_not_keep_the_server() {
+    let dir = TempDir::new().unwrap();
+    let limits = Limits { drain_ms: 2_000, run_grace_ms: 600_000, ..Limits::default() };
+    let boot = Boot::with(dir.path(), limits, Vec::new(), NOW_MS).await;
+    let run = boot.start("a", &["ignore-term", "hang"]).await;
+    boot.until(&run, RunState::Running).await;
+    let runs = boot.runs.clone();
+    boot.close().await;
+    assert_eq!(runs.record(&run).unwrap().state, RunState::Interrupted);
+}
+
+#[tokio::test]
 async fn two_resume_at_once_and_one_wins() {
     let dir = TempDir::new().unwrap();
     let boot = Boot::new(dir.path()).await;
