@@ -103,6 +103,7 @@ impl Admin<'_> {
         let job = move || {
             let mut status = serde_json::to_value(session.status()).map_err(Error::internal)?;
             status["databases"] = figures(&engine);
+            status["streams"] = stream_figures(&engine.streams().stats());
             if let Some(runs) = runs {
                 status["runs"] = serde_json::to_value(runs.stats()).map_err(Error::internal)?;
             }
@@ -246,6 +247,13 @@ impl Collector for StreamFigures {
         }
         Ok(())
     }
+}
+
+/// The same figures, as JSON.
+fn stream_figures(stats: &StreamStats) -> serde_json::Value {
+    let figures = STREAM_FIGURES.iter();
+    let named = figures.map(|(name, _, read)| (name.trim_start_matches("streams_").to_owned(), read(stats).into()));
+    named.collect::<serde_json::Map<_, _>>().into()
 }
 
 /// The same figures by database, as JSON.

@@ -28,7 +28,8 @@ async fn child_that_dies() {
         appender.end(Outcome::of("succeeded")),
         streams.put_records(vec![("run/s".into(), Some(b"new".to_vec()))]),
     );
-    (ended.unwrap(), put.unwrap());
+    ended.unwrap();
+    put.unwrap();
     panic!("the fault point {:?} did not end the process", std::env::var("STANDPIPE_FAULT"));
 }
 
