@@ -71,7 +71,7 @@ impl Appender {
         let cost = bytes.min(share);
         let own = room::acquire(&stream.room, cost).await.ok_or_else(stopped)?;
         let all = stream.lives().room.reserve(cost).await.ok_or_else(stopped)?;
-        if stream.push(&records, cost)? {
+        if stream.push(&records, cost, config.load().clock.now_ms())? {
             queue.tell(stream.clone());
         } else if stream.lives().room.taken() >= GATHER_BYTES {
             queue.hurry();

@@ -2,7 +2,7 @@
 //! the same in both places, so a chunk is encoded once, by whoever appends.
 //!
 //! Layout of a chunk, little-endian: version `1`, channels (a bit each), records (u32), payload bytes (u32), time of the
-//! first record (u64), of the last (u64), output before the chunk (u64), output in it (u32), CRC of what follows (u32); the payload, all records' bytes without
+//! first record (u64), of the server when the last was appended (u64), output before the chunk (u64), output in it (u32), CRC of what follows (u32); the payload, all records' bytes without
 //! anything in between; then for each record `len << 2 | channel` and the time since the record before it
 //! (zigzag), both as LEB128. That the payload is in one piece is what lets a door send a chunk of plain output
 //! as it lies here.
@@ -94,7 +94,8 @@ pub(crate) struct ChunkHead {
     pub(crate) records: u32,
     pub(crate) payload: u32,
     first_ms: u64,
-    pub(crate) last_ms: u64,
+    /// When the last record was appended, by the server's clock, whatever time it says itself: what retention goes by.
+    pub(crate) appended_ms: u64,
     /// Bytes of output (all but notes) in the stream before this chunk.
     pub(crate) offset: u64,
     /// Bytes of output in it.
@@ -114,7 +115,7 @@ impl ChunkHead {
             records: reader.u32()?,
             payload: reader.u32()?,
             first_ms: reader.u64()?,
-            last_ms: reader.u64()?,
+            appended_ms: reader.u64()?,
             offset: reader.u64()?,
             output: reader.u32()?,
             crc: reader.u32()?,
@@ -330,9 +331,10 @@ impl ChunkBuilder {
         self.records += 1;
     }
 
-    /// The chunk, whose first record has the number `first_seq`, behind `offset` bytes of output.
-    pub(crate) fn finish(self, first_seq: u64, offset: u64) -> Chunk {
-        let Self { mut data, heads, records, channels, first_ms, last_ms, output } = self;
+    /// The chunk, whose first record has the number `first_seq`, behind `offset` bytes of output, and whose last was
+    /// appended at `appended_ms`.
+    pub(crate) fn finish(self, first_seq: u64, offset: u64, appended_ms: u64) -> Chunk {
+        let Self { mut data, heads, records, channels, first_ms, output, .. } = self;
         let payload = u32::try_from(data.len() - FIXED).expect("a chunk is far smaller");
         data.reserve_exact(heads.len());
         data.extend_from_slice(&heads);
@@ -341,7 +343,7 @@ impl ChunkBuilder {
         data[2..6].copy_from_slice(&records.to_le_bytes());
         data[6..10].copy_from_slice(&payload.to_le_bytes());
         data[10..18].copy_from_slice(&first_ms.to_le_bytes());
-        data[18..26].copy_from_slice(&last_ms.to_le_bytes());
+        data[18..26].copy_from_slice(&appended_ms.to_le_bytes());
         data[26..34].copy_from_slice(&offset.to_le_bytes());
         data[34..38].copy_from_slice(&output.to_le_bytes());
         data[CRC_AT..FIXED].copy_from_slice(&crc.to_le_bytes());
@@ -350,7 +352,7 @@ impl ChunkBuilder {
         }
         Chunk::new(
             first_seq,
-            ChunkHead { channels, records, payload, first_ms, last_ms, offset, output, crc },
+            ChunkHead { channels, records, payload, first_ms, appended_ms, offset, output, crc },
             data.into(),
         )
     }
@@ -361,7 +363,7 @@ impl ChunkBuilder {
         for record in before.records().chain(after.records()) {
             builder.push(record.channel, record.at_ms, record.bytes);
         }
-        builder.finish(before.first_seq, before.head.offset)
+        builder.finish(before.first_seq, before.head.offset, after.head.appended_ms)
     }
 }
 
@@ -403,7 +405,7 @@ mod tests {
     fn chunk() -> Chunk {
         let mut builder = ChunkBuilder::with_room(0);
         RECORDS.into_iter().for_each(|(channel, at_ms, bytes)| builder.push(channel, at_ms, bytes));
-        builder.finish(7, 100)
+        builder.finish(7, 100, 5)
     }
 
     fn plain(chunk: &Chunk) -> Vec<(u64, Channel, u64, Vec<u8>)> {
@@ -463,7 +465,7 @@ mod tests {
         while builder.fits(line.len()) {
             builder.push(Channel::Out, 5, &line);
         }
-        let chunk = builder.finish(0, 0);
+        let chunk = builder.finish(0, 0, 5);
         let len = chunk.as_bytes().len();
         assert!(len <= CHUNK_BYTES_MAX && len > CHUNK_BYTES_MAX - 140, "{len}");
         assert!(Chunk::decode(0, chunk.as_bytes()).is_some());

@@ -62,7 +62,7 @@ pub(crate) struct HeadRow {
     pub(crate) tail_seq: u64,
     /// Bytes of the last row; 0 where there is none.
     pub(crate) tail_bytes: u32,
-    /// Time of the last record of the first row: when all of it is old.
+    /// When the last record of the first row was appended: when all of it is old.
     pub(crate) first_row_ms: u64,
 }
 

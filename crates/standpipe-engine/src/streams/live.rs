@@ -26,6 +26,8 @@ pub(crate) struct Pending {
     offset: u64,
     /// The number that the next record gets.
     next_seq: u64,
+    /// When the last was handed over.
+    now_ms: u64,
     /// Permits of rooms that are to be given back with the next take.
     cost: usize,
     ending: Option<Outcome>,
@@ -129,11 +131,12 @@ impl Live {
     }
 
     /// Takes records, whose `cost` has been reserved. Says whether the writer is to be told of the stream.
-    pub(crate) fn push(&self, records: &[NewRecord], cost: usize) -> Result<bool> {
+    pub(crate) fn push(&self, records: &[NewRecord], cost: usize, now_ms: u64) -> Result<bool> {
         let mut pending = self.pending.lock();
         if pending.closed {
             return Err(self.closed());
         }
+        pending.now_ms = now_ms;
         for record in records {
             if pending.builder.as_ref().is_some_and(|builder| !builder.fits(record.bytes.len())) {
                 pending.finish_chunk();
@@ -305,7 +308,7 @@ impl Pending {
     fn finish_chunk(&mut self) {
         if let Some(builder) = self.builder.take() {
             let output = builder.output();
-            self.chunks.push_back(Arc::new(builder.finish(self.builder_seq, self.offset)));
+            self.chunks.push_back(Arc::new(builder.finish(self.builder_seq, self.offset, self.now_ms)));
             self.offset += output;
         }
         self.builder_seq = self.next_seq;

@@ -222,7 +222,7 @@ impl StreamStore {
             row.stored -= u64::from(row.tail_bytes);
         }
         if row.head.first_seq == written.first_seq() {
-            row.first_row_ms = written.head().last_ms;
+            row.first_row_ms = written.head().appended_ms;
         }
         row.stored += written.as_bytes().len() as u64;
         row.head.bytes += u64::from(chunk.head().payload);
@@ -254,7 +254,7 @@ impl StreamStore {
                 row.tail_bytes = 0;
             } else {
                 let next = self.chunks.get(txn, &chunk_key(row.id, row.head.first_seq))?.and_then(ChunkHead::read);
-                row.first_row_ms = next.ok_or_else(|| damaged("a chunk of a stream is missing"))?.last_ms;
+                row.first_row_ms = next.ok_or_else(|| damaged("a chunk of a stream is missing"))?.appended_ms;
             }
         }
         Ok(())
