@@ -146,6 +146,8 @@ impl Stage<'_> {
         let mut command = standpipe(self.run);
         command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(self.run.path(name));
         command.stdout(Stdio::piped()).stderr(Stdio::null());
+        // No viewer is to miss what others have not read yet.
+        command.env("STANDPIPE_LIMITS_STREAM_BYTES_MAX", (16_u64 << 30).to_string());
         let mut process = Process::start(&mut command, side)?;
         let addr = process.ready()?;
         let file = self.run.path(name).join("admin.token");
@@ -213,7 +215,7 @@ impl Ours {
         let mut conn = self.conn()?;
         let begun = Instant::now();
         loop {
-            let record = self.ask(&mut conn, "GET", &format!("/runs/{id}"), &Value::Null)?.json()?;
+            let record = self.ask(&mut conn, "GET", &format!("/runs/{id}?wait=1"), &Value::Null)?.json()?;
             match record["state"].as_str() {
                 Some("succeeded") => return Ok(record),
                 Some("queued" | "starting" | "running") if begun.elapsed() < PATIENCE => {}
@@ -424,15 +426,12 @@ fn trues(ours: &Ours, count: usize) -> Result<()> {
 /// Waits until nothing is at work and nothing waits.
 fn wait_for_all(ours: &Ours) -> Result<()> {
     let mut conn = ours.conn()?;
-    for state in ["queued", "starting", "running"] {
-        let none = |conn: &mut Conn| -> Result<bool> {
-            let got = ours.ask(conn, "GET", &format!("/runs?state={state}&max=1"), &Value::Null)?;
-            ensure!(got.status == 200, "GET /runs: {} {}", got.status, got.text());
-            let list = got.json()?;
-            Ok(list.as_array().or_else(|| list["runs"].as_array()).is_some_and(Vec::is_empty))
-        };
-        ensure!(until(|| none(&mut conn).is_ok_and(|none| none)), "runs are still {state}");
-    }
+    let none = |conn: &mut Conn| -> Result<bool> {
+        let got = ours.ask(conn, "GET", "/runs?state=queued,starting,running,stopping&limit=1", &Value::Null)?;
+        ensure!(got.status == 200, "GET /runs: {} {}", got.status, got.text());
+        Ok(got.json()?["runs"].as_array().is_some_and(Vec::is_empty))
+    };
+    ensure!(until(|| none(&mut conn).is_ok_and(|none| none)), "runs have not ended");
     Ok(())
 }
 
