@@ -553,7 +553,7 @@ pub(crate) struct RmArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WatchArgs {
-    /// The path, such as /home/kitchen
+    /// The path, such as /home/kitchen; the output of a run, such as /runs/nightly/out, is shown as it comes
     pub(crate) path: String,
     /// Changes after this revision; `last` goes on where this command ended last time
     #[arg(long, value_name = "REV|last")]

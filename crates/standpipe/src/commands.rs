@@ -15,7 +15,8 @@ use crate::cli::{
     QueryArgs, RmArgs, Since, TokenArgs, TokenCommand, Verbosity, WatchArgs, WriteArgs,
 };
 use crate::client::position::Position;
-use crate::client::{Call, Client, Target, Verb, import, presence, watch};
+use crate::client::logs::{Begin, Told};
+use crate::client::{Call, Client, Target, Verb, import, logs, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
 use crate::{emulator, local, logging, mirror, node, pipe, pipeline, runs, token};
@@ -240,8 +241,40 @@ fn input(argument: &str) -> Result<Vec<u8>> {
     }
 }
 
+/// Is this where a stream is that has no value of its own: the output of a run, or of one of its tasks?
+fn is_output(path: &str) -> bool {
+    let keys: Vec<&str> = path.split('/').filter(|key| !key.is_empty()).collect();
+    matches!(keys[..], ["runs", _, "out"] | ["runs", _, "tasks", _, "out"])
+}
+
+/// Shows the output of a run as it comes, and how it ended.
+fn output(client: &Client, arguments: &WatchArgs, out: &mut dyn Write) -> Result<()> {
+    let begin = match arguments.since {
+        None => Begin::Start,
+        Some(Since::Rev(seq)) => Begin::Seq(seq.saturating_add(1)),
+        Some(Since::Last) => {
+            return Err(Failure::usage("--since last is for values; a stream's place is not kept")
+                .help("give the number of the last record seen: --since N"));
+        }
+    };
+    let mut told = |told: Told<'_>| {
+        if let Told::Gap(first_left) = told {
+            eprintln!("standpipe: records before {first_left} are gone (retention)");
+        }
+    };
+    let err = &mut std::io::stderr();
+    let followed = logs::follow_all(client, &arguments.path, begin, !arguments.once, (out, err), &mut told);
+    if let Some(end) = client.block_on(followed)? {
+        eprintln!("standpipe: {}", end.words());
+    }
+    Ok(())
+}
+
 fn follow(arguments: &WatchArgs, out: &mut dyn Write) -> Result<()> {
     let client = Client::new(&arguments.url, &arguments.access)?;
+    if is_output(&arguments.path) {
+        return output(&client, arguments, out);
+    }
     let position = match arguments.since {
         Some(Since::Last) => Some(Position::of(client.url(), client.db(), &arguments.path)?),
         _ => None,

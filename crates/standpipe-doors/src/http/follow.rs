@@ -3,14 +3,14 @@
 //! no buffers; over HTTP/2, or where there is nothing to wait for, the same bytes are the body of the answer.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, Version};
 use http_body::Frame;
-use standpipe_engine::Outcome;
-use standpipe_engine::{Error, ErrorKind};
+use standpipe_engine::{Chunk, Error, ErrorKind, Outcome};
 use standpipe_serve::{CloseReason, Outcome as Ended, RequestGuard, Session, WatchPermit};
 use standpipe_tree::write_json_string;
 use standpipe_wire::websocket::{self, Decoded, Decoder, Opcode, Said, Violation};
@@ -23,7 +23,7 @@ use super::output::outcome_headers;
 use super::sse::{KEEP_ALIVE, SLICES_MAX, left, put_headers, send};
 use crate::auth::instant;
 use crate::firebase::websocket::{GOODBYE_WITHIN, switching};
-use crate::streams::{Form, Part, Viewing, end_of, gap_line, last_line};
+use crate::streams::{Form, Part, Viewing, end_of, gap_line, last_line, records_of};
 
 /// Bytes gathered for one write; a viewer that takes them slowly holds so many, and a chunk more.
 const GATHER_BYTES: usize = 256 << 10;
@@ -95,6 +95,8 @@ pub(crate) struct Feed {
     waits: bool,
     /// The end of what is there, for who does not wait and comes before the stream has ended.
     until: Option<u64>,
+    /// The bytes of the output that are wanted, where that is not all of them.
+    bytes: Option<Range<u64>>,
     trailers: bool,
     session: Session,
     keep_alive_at: Instant,
@@ -122,6 +124,7 @@ impl Feed {
             trailers: trailers && matches!(look, Look::Text | Look::Bytes),
             viewing,
             look,
+            bytes: None,
             waits: span == Span::Live,
             until: if let Span::Until(seq) = span { Some(seq) } else { None },
             session,
@@ -132,6 +135,11 @@ impl Feed {
             end: CloseReason::PeerClosed,
             _permit: permit,
         }
+    }
+
+    /// Only these bytes of the output, the first of which is in the first record to come.
+    pub(super) fn of_bytes(self, bytes: Range<u64>) -> Self {
+        Self { bytes: Some(bytes), ..self }
     }
 
     /// Does it want the connection for itself, of HTTP of this version?
@@ -184,12 +192,16 @@ impl Feed {
         let mut bytes = 0;
         while bytes < GATHER_BYTES && frames.len() < SLICES_MAX - 2 {
             let position = self.viewing.position();
-            if self.until.is_some_and(|until| position >= until) {
+            let enough = self.bytes.as_ref().is_some_and(Range::is_empty);
+            if enough || self.until.is_some_and(|until| position >= until) {
                 return Ok(Some(self.stop_here(frames)));
             }
             match self.viewing.take(&self.session).await {
                 Ok(Some(Part::Records(chunk, range))) => {
-                    let records = self.look.form().of(&chunk, &range);
+                    let mut records = self.look.form().of(&chunk, &range);
+                    if let Some(wanted) = &mut self.bytes {
+                        records = part(records, offset(&chunk, range.start), wanted);
+                    }
                     bytes += records.len();
                     self.mid_line = records.last().map_or(self.mid_line, |byte| *byte != b'\n');
                     if !records.is_empty() {
@@ -345,6 +357,20 @@ impl Feed {
             Some(_) => Box::pin(carry_messages(stream, self, headers, request, busy)).await,
         }
     }
+}
+
+/// Offset of the first byte of output at or behind the record at `place` of a chunk.
+fn offset(chunk: &Chunk, place: usize) -> u64 {
+    let before = records_of(chunk, 0..place).filter(|record| record.channel != records::Channel::Note);
+    chunk.offset() + before.map(|record| record.bytes.len() as u64).sum::<u64>()
+}
+
+/// What is wanted of bytes that begin at `offset`; they are wanted no more then.
+fn part(bytes: Bytes, offset: u64, wanted: &mut Range<u64>) -> Bytes {
+    let within = |at: u64| usize::try_from(at.saturating_sub(offset)).map_or(bytes.len(), |at| at.min(bytes.len()));
+    let part = bytes.slice(within(wanted.start)..within(wanted.end));
+    wanted.start = wanted.start.max(offset + bytes.len() as u64).min(wanted.end);
+    part
 }
 
 fn event(name: &str, data: &[u8]) -> Bytes {
@@ -575,5 +601,24 @@ impl Ears {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_cut_at_both_ends() {
+        let check = |offset: u64, wanted: Range<u64>, expected: &str, left: Range<u64>| {
+            let mut now = wanted.clone();
+            let part = part(Bytes::from_static(b"0123456789"), offset, &mut now);
+            assert_eq!((part, now), (Bytes::copy_from_slice(expected.as_bytes()), left), "{offset} {wanted:?}");
+        };
+        check(100, 100..105, "01234", 105..105);
+        check(100, 103..200, "3456789", 110..200);
+        check(100, 50..102, "01", 102..102);
+        check(100, 110..120, "", 110..120);
+        check(0, 0..u64::MAX, "0123456789", 10..u64::MAX);
     }
 }

@@ -269,6 +269,7 @@ impl HttpDoor {
                 let place = output::Place::Run { run, task };
                 Box::pin(self.stream_call(session, activity, &parts, &params).await?.answer(&method, place, body)).await
             }
+            Route::Streams => Box::pin(self.stream_call(session, activity, &parts, &params).await?.list(&method)).await,
             Route::Stream(path) => {
                 let place = output::Place::Path(path);
                 Box::pin(self.stream_call(session, activity, &parts, &params).await?.answer(&method, place, body)).await

@@ -2,6 +2,7 @@
 //! there; and appending to them. What a stream is, and who may see it, is `streams`' matter; how its bytes travel, when
 //! the viewer waits for more, is `follow`'s.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,23 +11,27 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use standpipe_engine::{Error, ErrorKind, Identity};
 use standpipe_engine::{From, Head};
 use standpipe_runs::Runs;
-use standpipe_serve::Session;
+use standpipe_serve::{Class, Cost, Session};
 use standpipe_tree::Path;
 
 use super::body::{Content, receive};
 use super::follow::{Feed, Look, Span};
 use super::io::Activity;
-use super::{Answer, error_json, json_answer, not_allowed};
-use crate::dispatch::{Dispatch, Watcher, refused};
+use super::{Answer, error_json, json_answer, not_allowed, request_deadline};
+use crate::dispatch::{Dispatch, Watcher, refused, run};
 use crate::firebase::websocket::handshake;
 use crate::streams::lines;
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 static STREAM: HeaderName = HeaderName::from_static("x-standpipe-stream");
 static FIRST_SEQ: HeaderName = HeaderName::from_static("x-standpipe-first-seq");
+/// Where the output that is kept begins and ends, counted in bytes from its very first.
+static FIRST_OFFSET: HeaderName = HeaderName::from_static("x-standpipe-first-offset");
+static END_OFFSET: HeaderName = HeaderName::from_static("x-standpipe-end-offset");
 static NEXT_SEQ: HeaderName = HeaderName::from_static("x-standpipe-next-seq");
 /// How it ended; `open` while it has not.
 pub(super) static STATE: HeaderName = HeaderName::from_static("x-standpipe-state");
@@ -40,6 +45,10 @@ const METHODS: &str = "GET, HEAD, POST, DELETE";
 struct Wish {
     from: Option<u64>,
     tail: Option<u64>,
+    /// Byte of the output to begin at, for those who count bytes.
+    offset: Option<u64>,
+    /// So many bytes of it at most.
+    bytes: Option<u64>,
     /// End at what is there.
     stay: bool,
     raw: bool,
@@ -62,6 +71,8 @@ impl Wish {
             match name {
                 "from" => wish.from = number()?,
                 "tail" => wish.tail = number()?,
+                "offset" => wish.offset = number()?,
+                "bytes" => wish.bytes = number()?,
                 "follow" => wish.stay = !flag(name, value)?,
                 "raw" => wish.raw = flag(name, value)?,
                 "json" => wish.json = flag(name, value)?,
@@ -72,6 +83,9 @@ impl Wish {
         }
         if wish.from.is_some() && wish.tail.is_some() {
             return Err(Error::bad_request("from and tail say two different places to begin at; give one"));
+        }
+        if (wish.offset.is_some() || wish.bytes.is_some()) && !(wish.raw && wish.stay && wish.offset.is_some()) {
+            return Err(Error::bad_request("offset and bytes count bytes that are there: with raw=1 and follow=0"));
         }
         Ok(wish)
     }
@@ -241,15 +255,18 @@ impl Call<'_> {
         let last_seen = if look == Look::Events { self.last_seen()? } else { None };
         let permit = self.session.watch_permit().map_err(refused)?;
         let (path, head) = self.wait(&place, &wish).await?;
-        if let (Look::Bytes, Some(from)) = (&look, wish.from)
-            && from < head.first_seq
-        {
+        let asks_for_gone = wish.from.is_some_and(|from| from < head.first_seq)
+            || wish.offset.is_some_and(|offset| offset < head.first_offset);
+        if look == Look::Bytes && asks_for_gone {
             return Ok(gone(&head));
         }
         let watcher = Watcher::Fixed(self.identity.clone());
         let begin = match wish.begin(last_seen) {
             // What is gone is not missed: nothing was asked for by its place.
-            From::Start if look == Look::Bytes => From::Seq(head.first_seq),
+            From::Start if look == Look::Bytes => match wish.offset {
+                Some(offset) => From::Offset(offset),
+                None => From::Seq(head.first_seq),
+            },
             begin => begin,
         };
         let viewing = self.dispatch.view(watcher, path.clone(), begin).await?;
@@ -262,7 +279,11 @@ impl Call<'_> {
         let trailers = self.header(&header::TE).split(',').any(|te| te.trim().eq_ignore_ascii_case("trailers"));
         let mut headers = HeaderMap::with_capacity(10);
         describe(&mut headers, &path, &head, &look, trailers);
-        let feed = Feed::new(viewing, look, span, trailers, (self.session.clone(), permit), self.expires_at);
+        let mut feed = Feed::new(viewing, look, span, trailers, (self.session.clone(), permit), self.expires_at);
+        if let Some(offset) = wish.offset {
+            let end = wish.bytes.map_or(u64::MAX, |bytes| offset.saturating_add(bytes)).min(head.out_bytes);
+            feed = feed.of_bytes(offset..end);
+        }
         let mut answer = Response::new(Content::Output(Box::new(feed)));
         *answer.headers_mut() = headers;
         Ok(answer)
@@ -287,6 +308,8 @@ fn describe(headers: &mut HeaderMap, path: &Path, head: &Head, look: &Look, trai
     }
     headers.insert(FIRST_SEQ.clone(), head.first_seq.into());
     headers.insert(NEXT_SEQ.clone(), head.next_seq.into());
+    headers.insert(FIRST_OFFSET.clone(), head.first_offset.into());
+    headers.insert(END_OFFSET.clone(), head.out_bytes.into());
     outcome_headers(head.ended.as_ref(), headers);
     if trailers && matches!(look, Look::Text | Look::Bytes) {
         headers.insert(header::TRAILER, HeaderValue::from_static("x-standpipe-state, x-standpipe-exit-code"));
@@ -301,6 +324,85 @@ pub(super) fn outcome_headers(ended: Option<&standpipe_engine::Outcome>, headers
     }
     if let Some(code) = ended.and_then(|outcome| outcome.exit_code) {
         headers.insert(EXIT_CODE.clone(), code.into());
+    }
+}
+
+/// Streams looked at for one listing.
+const LISTED_MAX: usize = 1_000;
+
+/// The stream at a path, and what lies below it.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Listed {
+    /// The stream there, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<Told>,
+    /// Streams a key below, and keys that have streams further below.
+    children: BTreeMap<String, Child>,
+    /// There are more than were looked at.
+    more: bool,
+}
+
+/// What a listing tells of a stream.
+#[derive(Debug, Serialize)]
+struct Told {
+    first_seq: u64,
+    next_seq: u64,
+    first_offset: u64,
+    end_offset: u64,
+    state: String,
+}
+
+/// A child of a listed path.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Child {
+    Stream(Told),
+    /// Always true: there are streams below.
+    Node(bool),
+}
+
+impl Told {
+    fn of(head: Head) -> Self {
+        let state = head.ended.map_or_else(|| "open".to_owned(), |outcome| outcome.state);
+        let Head { first_seq, next_seq, first_offset, out_bytes, .. } = head;
+        Self { first_seq, next_seq, first_offset, end_offset: out_bytes, state }
+    }
+}
+
+impl Call<'_> {
+    /// Answers a request for the streams at and below a path: those that the caller may read.
+    pub(super) async fn list(self, method: &Method) -> Result<Answer, Error> {
+        if *method != Method::GET {
+            return Ok(not_allowed("GET, HEAD"));
+        }
+        let at = self.query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("at="));
+        let at = percent_decode_str(at.unwrap_or_default()).decode_utf8();
+        let at = at.map_err(|_| Error::bad_request("at must be a path in UTF-8"))?;
+        let at = Path::parse(&at).map_err(|error| Error::bad_request(error.to_string()))?;
+        let database = self.dispatch.database(None)?;
+        database.check_entry(&self.identity)?;
+        let snapshot = database.snapshot().await?;
+        let (streams, identity) = (self.dispatch.streams().clone(), self.identity);
+        let job = move || {
+            let heads = streams.heads(&at, None, LISTED_MAX)?;
+            let mut listed = Listed { more: heads.len() == LISTED_MAX, ..Listed::default() };
+            for (path, head) in heads {
+                if database.check_read(&snapshot, &identity, &path, None).is_err() {
+                    continue;
+                }
+                let Some(below) = path.relative_to(&at) else { continue };
+                let keys: Vec<&str> = below.segments().collect();
+                match keys[..] {
+                    [] => listed.stream = Some(Told::of(head)),
+                    [key] => drop(listed.children.insert(key.to_owned(), Child::Stream(Told::of(head)))),
+                    [key, ..] => drop(listed.children.entry(key.to_owned()).or_insert(Child::Node(true))),
+                }
+            }
+            serde_json::to_vec(&listed).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
+        };
+        let (cost, deadline) = (Cost::Bytes(LISTED_MAX * 64), request_deadline(self.session));
+        let json = run(self.session, Class::Read, cost, deadline, job).await?;
+        Ok(json_answer(Content::Full(json.into())))
     }
 }
 
@@ -342,6 +444,8 @@ mod tests {
             ("tail=", "tail"),
             ("tail=1&from=1", "two different"),
             ("follow=maybe", "follow"),
+            ("offset=1", "raw=1"),
+            ("raw=1&follow=0&bytes=1", "raw=1"),
             ("end=a%20b", "word"),
             ("end=%0a", "word"),
         ] {

@@ -40,6 +40,8 @@ pub(crate) enum Route {
     OpenApi,
     /// Below `/runs` and `/jobs`: control of runs, and what they say.
     Runs(Place),
+    /// `/streams`: which there are.
+    Streams,
     /// `/streams/<path>`: any stream.
     Stream(Path),
     /// `/assets/run/<name>`: a file of the page of a run.
@@ -110,7 +112,8 @@ pub(crate) fn route(path: &str) -> Result<Route, Error> {
 fn plain(path: &str) -> Result<Route, Error> {
     if let Some(path) = path.strip_prefix("/streams/") {
         return match location(path)? {
-            Location::Node(path) if !path.is_root() => Ok(Route::Stream(path)),
+            Location::Node(path) if path.is_root() => Ok(Route::Streams),
+            Location::Node(path) => Ok(Route::Stream(path)),
             _ => Ok(Route::Unknown),
         };
     }
@@ -127,6 +130,7 @@ fn plain(path: &str) -> Result<Route, Error> {
         ["runs", id, "retry"] => Place::Act { run: run(id), act: Act::Retry },
         ["runs", id, "resume"] => Place::Act { run: run(id), act: Act::Resume },
         ["runs", id, "artefacts", task, name] => Place::Artefact { run: run(id), task: own(task), name: own(name) },
+        ["streams"] => return Ok(Route::Streams),
         ["jobs"] | ["jobs", ""] => Place::Jobs,
         ["jobs", job] => Place::Job(own(job)),
         ["assets", "run", name] => return Ok(Route::Asset(own(name))),

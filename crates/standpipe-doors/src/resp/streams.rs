@@ -558,7 +558,7 @@ mod tests {
                 (got, _) => panic!("{fields:?}: {got:?}"),
             }
         };
-        check(&["data", "a\n"], Ok("a\\n"));
+        check(&["data", "a\n"], Ok("a\n"));
         check(&["ch", "err", "data", ""], Ok(""));
         check(&["temp", "21", "unit", "°C"], Ok("{\"temp\":\"21\",\"unit\":\"°C\"}\n"));
         check(&["ch", "other", "data", "a"], Err("ch is"));

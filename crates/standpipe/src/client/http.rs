@@ -293,6 +293,11 @@ impl Client {
         self.target(&resource(path), query)
     }
 
+    /// The target of a plain place, not a path of the tree, with its parameters, escaped.
+    pub(crate) fn place(&self, at: &str, query: &[(&str, String)]) -> String {
+        self.target(&place(at), query)
+    }
+
     /// `resource` with its parameters, escaped.
     fn target(&self, resource: &str, query: &[(&str, String)]) -> String {
         let ns = self.db.iter().map(|db| ("ns", db));

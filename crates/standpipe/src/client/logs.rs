@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Incoming;
 use serde::Deserialize;
+use standpipe_wire::records::{self, end_words};
 use standpipe_wire::sse::{Decoder, Event};
 
 use super::Client;
@@ -38,6 +39,14 @@ pub(crate) struct End {
     pub(crate) exit_code: Option<i32>,
     pub(crate) signal: Option<i32>,
     pub(crate) reason: Option<String>,
+}
+
+impl End {
+    /// The end in words: `failed, exit code 2`.
+    pub(crate) fn words(&self) -> String {
+        let reason = self.reason.as_deref();
+        end_words(&records::End { state: &self.state, exit_code: self.exit_code, signal: self.signal, reason })
+    }
 }
 
 /// What is told of the stream beside its bytes.

@@ -13,6 +13,8 @@ pub(super) fn of(failure: &Failure) -> Errno {
         // No such database: an empty location is no failure.
         Some(404) => Errno::ENOENT,
         Some(408) => Errno::ETIMEDOUT,
+        // Retention has taken those bytes of a stream.
+        Some(410) => Errno::ENODATA,
         // Somebody else wrote since the file was opened.
         Some(412) => Errno::EAGAIN,
         Some(413) => Errno::EFBIG,

@@ -47,6 +47,7 @@ impl Look {
         let (kind, size, perm) = match attr.kind {
             Kind::Directory => (FileType::Directory, 0, 0o755),
             Kind::File(size) => (FileType::RegularFile, size, 0o644),
+            Kind::Output(size) => (FileType::RegularFile, size, 0o444),
         };
         FileAttr {
             ino: INodeNo(attr.ino),
@@ -269,11 +270,12 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let tree = self.tree.clone();
-        // Memory only; the reply is made of it without another copy.
+        let (tree, patience) = (self.tree.clone(), self.patience);
+        // A copy in memory, of which the reply is made without another one; streams are asked for.
         self.runtime.spawn(async move {
             let mut reply = Some(reply);
-            let read = tree.read_at(handle.0, offset, size, |part| reply.take().map(|reply| reply.data(part))).await;
+            let read = tree.read_at(handle.0, offset, size, |part| reply.take().map(|reply| reply.data(part)));
+            let read = timeout(patience, read).await.unwrap_or(Err(Errno::ETIMEDOUT));
             if let (Err(errno), Some(reply)) = (read, reply) {
                 reply.error(errno);
             }

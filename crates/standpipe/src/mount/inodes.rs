@@ -110,6 +110,11 @@ impl Inodes {
         Ok(Attr { ino, kind: node.kind, changed: node.changed })
     }
 
+    /// What was last seen there.
+    pub(super) fn kind(&self, ino: u64) -> Option<Kind> {
+        self.nodes.get(&ino).map(|node| node.kind)
+    }
+
     pub(super) fn is_directory(&self, ino: u64) -> bool {
         self.nodes.get(&ino).is_some_and(|node| node.kind == Kind::Directory)
     }

@@ -1,5 +1,7 @@
 //! The entries of a directory that is being read, a page at a time.
 
+use std::collections::BTreeMap;
+
 use standpipe_tree::Path;
 
 use super::Result;
@@ -23,12 +25,14 @@ pub(super) struct Listing {
     page: Vec<Child>,
     /// The place of the page's first child.
     first: u64,
+    /// Children that are there for their streams and have not come by as values; asked for with the first page.
+    streams: Option<BTreeMap<String, Kind>>,
     ended: bool,
 }
 
 impl Listing {
     pub(super) fn new(path: Path) -> Self {
-        Self { path, page: Vec::new(), first: 0, ended: false }
+        Self { path, page: Vec::new(), first: 0, streams: None, ended: false }
     }
 
     /// The entry at a place, counted from 0. Places are asked for in ascending order; an earlier one
@@ -54,13 +58,20 @@ impl Listing {
     async fn next_page(&mut self, tree: &Tree) -> Result<()> {
         let after = self.page.last().map(|child| child.key.clone());
         self.first += self.page.len() as u64;
+        if self.streams.is_none() {
+            self.streams = Some(tree.server().streams(&self.path).await?.children());
+        }
+        let streams = self.streams.get_or_insert_default();
         self.page = tree.server().list(&self.path, after.as_deref()).await?;
+        streams.retain(|key, _| self.page.iter().all(|child| child.key != *key));
         if self.page.is_empty() {
             self.ended = true;
+            self.page.extend(std::mem::take(streams).into_iter().map(|(key, kind)| Child { key, kind }));
             let pending = tree.inodes().pending_in(&self.path);
             for key in pending {
                 // The tree may have it by now: then it was listed.
                 if let Ok(path) = self.path.child(&key)
+                    && self.page.iter().all(|child| child.key != key)
                     && tree.server().probe(&path).await?.is_none()
                 {
                     self.page.push(Child { key, kind: Kind::Directory });

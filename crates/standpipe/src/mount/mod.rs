@@ -93,8 +93,10 @@ async fn check(client: &Client, server: &Server, arguments: &MountArgs) -> Resul
     let patience = Duration::from_secs(arguments.timeout);
     client.open(http::Method::GET, &target, http::HeaderMap::new(), bytes::Bytes::new(), patience).await?;
     match server.probe(&standpipe_tree::Path::root()).await {
-        Ok(Some(Kind::File(_))) => Err(Failure::failed(format!("{} is a value, and has no children", arguments.path))
-            .help("mount the path above it, or print it: standpipe get PATH")),
+        Ok(Some(Kind::File(_) | Kind::Output(_))) => {
+            Err(Failure::failed(format!("{} is a value, and has no children", arguments.path))
+                .help("mount the path above it, or print it: standpipe get PATH"))
+        }
         Ok(_) => Ok(()),
         Err(errno) => {
             let error = std::io::Error::from_raw_os_error(errno.code());

@@ -1,6 +1,7 @@
 //! The server's side of a mount: what a location is, what it lists, reading and writing leaves. It bounds
 //! requests and bytes; how long anything may take is the caller's to say. Knows no inode and no open file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(super) enum Kind {
     Directory,
     /// With the size of its content.
     File(u64),
+    /// A stream's output, which only grows, with the bytes there have been.
+    Output(u64),
 }
 
 /// A child in a listing.
@@ -86,7 +89,7 @@ impl Server {
     pub(super) async fn probe(&self, path: &Path) -> Result<Option<Kind>> {
         let query = [("shallow", "sizes".to_owned()), ("limitToFirst", "1".to_owned())];
         let kind = match self.json(path, &query).await? {
-            Shallow::Nothing => None,
+            Shallow::Nothing => self.streams(path).await?.kind(),
             Shallow::Children(_) => Some(Kind::Directory),
             Shallow::Leaf(bytes) => match self.render.size(bytes) {
                 Some(size) => Some(Kind::File(size)),
@@ -95,6 +98,40 @@ impl Server {
             },
         };
         Ok(kind)
+    }
+
+    /// The stream at `path`, and what streams are below it.
+    pub(super) async fn streams(&self, path: &Path) -> Result<Streams> {
+        let _turn = self.turn().await?;
+        let at = format!("/{}", self.at(path));
+        let target = self.client.place("/streams", &[("at", at)]);
+        let response = match self.send(Method::GET, &target, HeaderMap::new(), Bytes::new()).await {
+            // An older server has none.
+            Err(Errno::ENOENT) => return Ok(Streams::default()),
+            response => response?,
+        };
+        let json = self.body(response, JSON_BYTES_MAX).await?;
+        serde_json::from_slice(&json).map_err(|_| Errno::EIO)
+    }
+
+    /// Bytes of a stream's output from `offset` on, `size` at most.
+    pub(super) async fn output(&self, path: &Path, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let _turn = self.turn().await?;
+        let query = [
+            ("raw", "1".to_owned()),
+            ("follow", "0".to_owned()),
+            ("offset", offset.to_string()),
+            ("bytes", size.to_string()),
+        ];
+        let target = self.client.place(&format!("/streams/{}", self.at(path)), &query);
+        let response = self.send(Method::GET, &target, HeaderMap::new(), Bytes::new()).await?;
+        self.body(response, size as usize).await
+    }
+
+    /// Where `path` is on the server.
+    fn at(&self, path: &Path) -> String {
+        let both = [self.base.as_str(), path.as_str()];
+        both.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
     }
 
     /// Some children of `path` in order, those behind `after`; none at the end.
@@ -225,6 +262,44 @@ impl Server {
     }
 }
 
+/// Streams at and below a path.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Streams {
+    stream: Option<Told>,
+    children: BTreeMap<String, Below>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Told {
+    end_offset: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Below {
+    Stream(Told),
+    Node(#[expect(dead_code, reason = "always true")] bool),
+}
+
+impl Streams {
+    /// What is at the path, as far as streams go.
+    fn kind(self) -> Option<Kind> {
+        match self.stream {
+            Some(told) => Some(Kind::Output(told.end_offset)),
+            None => (!self.children.is_empty()).then_some(Kind::Directory),
+        }
+    }
+
+    /// What is directly below the path, as far as streams go.
+    pub(super) fn children(self) -> BTreeMap<String, Kind> {
+        let kind = |below| match below {
+            Below::Stream(told) => Kind::Output(told.end_offset),
+            Below::Node(_) => Kind::Directory,
+        };
+        self.children.into_iter().map(|(key, below)| (key, kind(below))).collect()
+    }
+}
+
 fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -280,6 +355,18 @@ impl<'de> Visitor<'de> for ShallowVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_are_files_and_what_is_above_them_directories() {
+        let read = |json: &str| serde_json::from_str::<Streams>(json).unwrap();
+        let json = r#"{"stream":{"first_seq":0,"next_seq":2,"first_offset":0,"end_offset":7,"state":"open"},"children":{},"more":false}"#;
+        assert_eq!(read(json).kind(), Some(Kind::Output(7)));
+        let json = r#"{"children":{"out":{"end_offset":3,"state":"open"},"tasks":true},"more":false}"#;
+        assert_eq!(read(json).kind(), Some(Kind::Directory));
+        let children = [("out".to_owned(), Kind::Output(3)), ("tasks".to_owned(), Kind::Directory)];
+        assert_eq!(read(json).children(), BTreeMap::from(children));
+        assert_eq!(read(r#"{"children":{},"more":false}"#).kind(), None);
+    }
 
     #[test]
     fn listings_are_read_in_order() {

@@ -46,6 +46,8 @@ type Shared<T> = Arc<AsyncMutex<T>>;
 #[derive(Debug, Default)]
 struct Open {
     reading: HashMap<u64, Arc<Copy>>,
+    /// Streams: what is read is asked for when it is.
+    outputs: HashMap<u64, Arc<Path>>,
     /// With their numbers.
     writing: HashMap<u64, (u64, Shared<Draft>)>,
     listing: HashMap<u64, Shared<Listing>>,
@@ -147,6 +149,9 @@ impl Tree {
         let path = self.child(parent, name)?;
         for _ in 0..ATTEMPTS {
             let Some(read) = self.server.read(&path).await? else {
+                if let Some(Kind::Output(_)) = self.server.probe(&path).await? {
+                    return Err(Errno::EACCES);
+                }
                 // Made, and not written yet.
                 let ino = self.inodes.lock().file(&path).filter(|ino| self.draft_of(*ino).is_some());
                 ino.ok_or(Errno::ENOENT)?;
@@ -171,7 +176,7 @@ impl Tree {
         let path = self.child(parent, name)?;
         match self.server.probe(&path).await? {
             Some(Kind::Directory) => return Err(Errno::ENOTEMPTY),
-            Some(Kind::File(_)) => return Err(Errno::ENOTDIR),
+            Some(Kind::File(_) | Kind::Output(_)) => return Err(Errno::ENOTDIR),
             None => {}
         }
         let mut inodes = self.inodes.lock();
@@ -194,6 +199,7 @@ impl Tree {
         }
         match self.kind(&to).await? {
             Some(_) if !replace => return Err(Errno::EEXIST),
+            Some(Kind::Output(_)) => return Err(Errno::EACCES),
             Some(Kind::Directory) if self.server.probe(&to).await?.is_some() => return Err(Errno::ENOTEMPTY),
             Some(Kind::Directory) if !self.inodes.lock().pending_in(&to).is_empty() => return Err(Errno::ENOTEMPTY),
             _ => {}
@@ -205,8 +211,13 @@ impl Tree {
         })?;
         if *value != *b"null" {
             self.server.rename(&from, &to, &value).await?;
-        } else if self.kind(&from).await?.is_none() {
-            return Err(Errno::ENOENT);
+        } else {
+            match self.kind(&from).await? {
+                None => return Err(Errno::ENOENT),
+                // Streams stay where they are.
+                Some(Kind::Output(_)) => return Err(Errno::EACCES),
+                Some(Kind::Directory | Kind::File(_)) => {}
+            }
         }
         self.inodes.lock().moved(&from, &to);
         Ok(())
@@ -214,6 +225,14 @@ impl Tree {
 
     pub(super) async fn open(&self, ino: u64, how: How) -> Result<u64> {
         let _closed = self.closed().await;
+        let kind = self.inodes.lock().kind(ino);
+        if let Some(Kind::Output(_)) = kind {
+            let path = self.inodes.lock().path(ino)?;
+            return match how.write {
+                true => Err(Errno::EACCES),
+                false => self.hold(|open, handle| drop(open.outputs.insert(handle, Arc::new(path)))),
+            };
+        }
         if how.write {
             let draft = self.draft(ino, how).await?;
             return self.hold(|open, handle| drop(open.writing.insert(handle, (ino, Arc::new(draft.into())))));
@@ -258,6 +277,10 @@ impl Tree {
         size: u32,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
+        let output = self.open.lock().outputs.get(&handle).cloned();
+        if let Some(path) = output {
+            return Ok(take(&self.server.output(&path, offset, size).await?));
+        }
         let copy = self.open.lock().reading.get(&handle).cloned();
         match copy {
             Some(copy) => Ok(take(part(&copy.content, offset, size))),
@@ -301,6 +324,7 @@ impl Tree {
     fn taken(&self, handle: u64) -> Option<(u64, Shared<Draft>)> {
         let mut open = self.open.lock();
         open.reading.remove(&handle);
+        open.outputs.remove(&handle);
         open.writing.remove(&handle)
     }
 
@@ -369,6 +393,7 @@ impl Tree {
                 let path = self.inodes.lock().path(ino)?;
                 match self.server.probe(&path).await? {
                     Some(Kind::Directory) => return Err(Errno::EISDIR),
+                    Some(Kind::Output(_)) => return Err(Errno::EACCES),
                     Some(Kind::File(_)) | None => {}
                 }
             }
@@ -461,7 +486,7 @@ impl Tree {
 
     fn hold(&self, put: impl FnOnce(&mut Open, u64)) -> Result<u64> {
         let mut open = self.open.lock();
-        if open.reading.len() + open.writing.len() + open.listing.len() >= OPEN_MAX {
+        if open.reading.len() + open.outputs.len() + open.writing.len() + open.listing.len() >= OPEN_MAX {
             return Err(Errno::ENFILE);
         }
         let handle = self.handles.fetch_add(1, Ordering::Relaxed);

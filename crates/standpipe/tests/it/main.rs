@@ -59,4 +59,5 @@ mod tls;
 #[cfg(unix)]
 mod top;
 mod viewers;
+mod viewers_hostile;
 mod watches;

@@ -513,3 +513,50 @@ fn what_can_not_be_mounted_is_told() {
     check(&[at, "--url", &locked.url(), "--token", "wrong"], 4, &["--token-file"]);
     assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at));
 }
+
+#[test]
+fn streams_are_files_that_grow() {
+    let server = dev();
+    let Some(mount) = Mount::start(&server, &[]) else { return };
+    let append = |text: &str| {
+        let got =
+            standpipe_testkit::http::request(server.addr(), "POST", "/streams/chat/log", &[], text.as_bytes()).unwrap();
+        assert_eq!(got.status, 200, "{}", got.text());
+    };
+    append("one\ntwo\n");
+    write(server.addr(), "PUT", "/chat/topic.json", "\"tea\"");
+    let file = mount.path("chat/log");
+    let names = |path: &std::path::Path| {
+        let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = entries.collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&mount.path("chat")), ["log", "topic"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntwo\n");
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 8);
+    assert!(std::fs::write(&file, "mine").is_err() && std::fs::remove_file(&file).is_err());
+    assert!(std::fs::rename(&file, mount.path("chat/other")).is_err());
+    // Far more than one read of the kernel, at any place.
+    let long: String = (0..40_000).map(|n| format!("line {n}\n")).collect();
+    append(&long);
+    let all = format!("one\ntwo\n{long}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), all);
+    let tail = std::process::Command::new("tail").args(["-n", "2"]).arg(&file).output().unwrap();
+    assert_eq!(String::from_utf8(tail.stdout).unwrap(), "line 39998\nline 39999\n");
+    for follow in ["-f", "-F"] {
+        let mut tail = std::process::Command::new("tail");
+        tail.args([follow, "-n", "1", "-s", "0.1"]).arg(&file).stdout(std::process::Stdio::piped());
+        let mut tail = tail.spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(tail.stdout.take().unwrap()));
+        let first = lines.next().unwrap().unwrap();
+        append(&format!("{follow} sees this\n"));
+        let second = lines.next().unwrap().unwrap();
+        tail.kill().unwrap();
+        tail.wait().unwrap();
+        assert!(first.starts_with("line 39999") || first == "-f sees this", "{first}");
+        assert_eq!(second, format!("{follow} sees this"));
+    }
+    drop(mount);
+    quiet(server, &[]);
+}

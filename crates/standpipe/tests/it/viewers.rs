@@ -392,3 +392,54 @@ fn a_client_of_redis_waits_for_records_and_sees_the_end() {
     assert_eq!(read(&mut early, "2-1"), "(nil)", "there is nothing behind the end");
     quiet(server, &[]);
 }
+
+#[test]
+fn a_viewer_that_comes_before_the_stream_waits_for_it() {
+    let server = dev();
+    let addr = server.addr();
+    let early: Vec<_> = ["/streams/log?wait=1", "/runs/nightly@1/out?wait=1"]
+        .into_iter()
+        .map(|target| {
+            let mut conn = Conn::open(addr).unwrap();
+            conn.send(&conn.encode("GET", target, &[], b"").unwrap()).unwrap();
+            conn
+        })
+        .collect();
+    assert!(standpipe_testkit::until(|| crate::support::metric(addr, "standpipe_watchers") >= 2));
+    appended(addr, "/log", b"one\n");
+    end(addr, "/log", "1");
+    let mut early = early.into_iter();
+    let mut waited = early.next().unwrap();
+    assert_eq!(waited.response(false).unwrap().text(), "one\nstandpipe: /log ended\n");
+    // The other one gives up.
+    drop(early);
+    assert!(standpipe_testkit::until(|| crate::support::metric(addr, "standpipe_watchers") == 0));
+    quiet(server, &[]);
+}
+
+#[test]
+fn bytes_are_read_at_any_place() {
+    let server = dev();
+    let addr = server.addr();
+    let text: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+    for part in text.as_bytes().chunks(50_001) {
+        appended(addr, "/log", part);
+    }
+    let head = request(addr, "HEAD", "/streams/log", &[], b"").unwrap();
+    assert_eq!(head.header("x-standpipe-end-offset"), Some(text.len().to_string().as_str()));
+    let check = |offset: usize, bytes: usize| {
+        let got = get(addr, &format!("/log?raw=1&follow=0&offset={offset}&bytes={bytes}"));
+        let start = offset.min(text.len());
+        assert_eq!(got.status, 200, "{}", got.text());
+        assert_eq!(got.text(), text[start..text.len().min(start + bytes)], "{bytes} from {offset}");
+    };
+    for offset in [0, 1, 5, 6, 50_000, 50_001, 99_999, text.len() - 1, text.len(), text.len() + 7] {
+        for bytes in [0, 1, 2, 100, 131_072, 1 << 30] {
+            check(offset, bytes);
+        }
+    }
+    let listed = get(addr, "?at=/").json().unwrap();
+    assert_eq!(listed["children"]["log"]["end_offset"], text.len());
+    assert_eq!(get(addr, "/log?offset=5").status, 400);
+    quiet(server, &[]);
+}
