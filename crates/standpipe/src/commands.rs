@@ -14,8 +14,8 @@ use crate::cli::{
     BackupArgs, CatArgs, Cli, Command, ConfigCommand, ExportArgs, ExportFormat, GetArgs, ImportArgs, NodeArgs, PutArgs,
     QueryArgs, RmArgs, Since, TokenArgs, TokenCommand, Verbosity, WatchArgs, WriteArgs,
 };
-use crate::client::position::Position;
 use crate::client::logs::{Begin, Told};
+use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, logs, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};

@@ -43,8 +43,8 @@ fn a_slow_viewer_among_fifty_is_cut_and_the_others_miss_nothing() {
     let line = [b"x".repeat(1_023), b"\n".to_vec()].concat();
     let piece = line.repeat(512);
     let (mut bytes, mut slowest, began) = (b"begin\n".len(), Duration::ZERO, Instant::now());
-    // Far beyond what sockets hold, and for longer than the stalled one is given.
-    while bytes < 20 << 20 || began.elapsed() < Duration::from_secs(4) {
+    // Beyond what the sockets of the stalled one hold, and for longer than it is given.
+    while bytes < 8 << 20 || began.elapsed() < Duration::from_secs(4) {
         let begun = Instant::now();
         append(addr, "/log", &piece);
         slowest = slowest.max(begun.elapsed());
@@ -55,7 +55,10 @@ fn a_slow_viewer_among_fifty_is_cut_and_the_others_miss_nothing() {
         assert_eq!(viewer.join().unwrap(), bytes);
     }
     eprintln!("{bytes} bytes, the slowest append of {} took {slowest:?}", piece.len());
-    assert!(until(|| metric_of(addr, "standpipe_connections_closed_total", &["reason=\"slow_watcher\""]) == 1));
+    // By us, or by the kernel, which counts from when the peer's window was full and not from when ours was.
+    let closed =
+        |reason: &str| metric_of(addr, "standpipe_connections_closed_total", &[&format!("reason=\"{reason}\"")]);
+    assert!(until(|| closed("slow_watcher") + closed("peer_vanished") == 1));
     // What it has is the beginning, and then a connection that broke off.
     let mut rest = Vec::new();
     stalled.stream().set_read_timeout(Some(LIMIT)).unwrap();
