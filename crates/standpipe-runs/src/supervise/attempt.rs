@@ -23,6 +23,9 @@ use crate::record::{Ended, TaskState, Usage};
 /// Time after SIGKILL in which processes must be gone; they are given up as lost later. One that hangs in the
 /// kernel, on a dead network disk say, can't be killed.
 const KILL_MS_MAX: u64 = 10_000;
+/// Time, after a request to stop and once all processes are gone, in which the rest of the output must be stored. It
+/// takes longer when nothing can be stored at all: then the disk is full.
+const STORE_MS_MAX: u64 = 5_000;
 /// Pauses between looks at what is left: the first, and the longest.
 const LOOK: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(50);
@@ -91,6 +94,8 @@ pub(super) async fn run(
         leak_at: None,
         leaked: false,
         lost: false,
+        asked_at: None,
+        gone_at: None,
         shared,
         child,
         events,
@@ -219,6 +224,10 @@ struct Life {
     leak_at: Option<Instant>,
     leaked: bool,
     lost: bool,
+    /// When somebody asked for the end, whatever it had come to by then.
+    asked_at: Option<Instant>,
+    /// When nothing of it was left.
+    gone_at: Option<Instant>,
     shared: Arc<Shared>,
     child: Box<dyn Child>,
     events: mpsc::Sender<TaskEvent>,
@@ -310,6 +319,7 @@ impl Life {
     }
 
     fn stop(&mut self, cause: Cause, grace: Option<Duration>) -> bool {
+        self.asked_at.get_or_insert_with(Instant::now);
         // What ended by itself is not said to have been stopped.
         if self.exit.is_none() && self.cause.is_none() {
             self.cause = Some(cause);
@@ -360,7 +370,7 @@ impl Life {
     /// Whether nothing is left. What is left begins to end, or is killed again, or is given up.
     fn settled(&mut self) -> bool {
         if self.exit.is_some() && self.child.left() == 0 {
-            return self.pumped;
+            return self.pumped || self.gives_output_up();
         }
         let now = Instant::now();
         match self.ending.as_ref().map(|ending| ending.killed_at) {
@@ -379,13 +389,51 @@ impl Life {
         false
     }
 
+    /// Whether to wait no longer for output to be stored. Without a request to stop that is never.
+    fn gives_output_up(&mut self) -> bool {
+        let gone_at = *self.gone_at.get_or_insert_with(Instant::now);
+        let Some(asked_at) = self.asked_at else { return false };
+        let late = Instant::now() >= gone_at.max(asked_at) + Duration::from_millis(STORE_MS_MAX);
+        if late {
+            self.pumps.abort();
+            self.shared.fail(NOT_STORED.to_owned());
+        }
+        late
+    }
+
+    /// Waits until all that was appended is committed.
+    async fn store(&mut self) {
+        let gave_up = self.shared.failure() == Some(NOT_STORED);
+        let (shared, notes) = (self.shared.clone(), &mut self.notes);
+        let stored = async {
+            while !notes.is_empty() {
+                notes.write(&shared).await;
+            }
+            shared.flush().await.map_err(|error| format!("its output can't be stored: {error}"))
+        };
+        let patience = async {
+            if self.asked_at.is_none() && !gave_up {
+                tokio::select! {
+                    _stop = next_stop(&mut self.told) => {}
+                    () = self.closing.cancelled() => {}
+                }
+            }
+            if !gave_up {
+                tokio::time::sleep(Duration::from_millis(STORE_MS_MAX)).await;
+            }
+        };
+        let stored = tokio::select! {
+            biased;
+            stored = stored => stored,
+            () = patience => Err(NOT_STORED.to_owned()),
+        };
+        if let Err(reason) = stored {
+            self.shared.fail(reason);
+        }
+    }
+
     async fn end(mut self) -> AttemptEnd {
-        while !self.notes.is_empty() {
-            self.notes.write(&self.shared).await;
-        }
-        if let Err(error) = self.shared.flush().await {
-            self.shared.fail(format!("its output can't be stored: {error}"));
-        }
+        self.store().await;
         let exit = self.exit.unwrap_or_default();
         let used = self.child.close();
         let (state, reason) = verdict(exit, self.cause, self.shared.failure(), self.lost, used, &self.resources);
@@ -403,6 +451,9 @@ impl Life {
         }
     }
 }
+
+/// The reason when the end of the output is given up.
+const NOT_STORED: &str = "the end of its output could not be stored: is the disk full?";
 
 async fn failed(shared: &Shared) {
     shared.failed().await;
@@ -433,7 +484,7 @@ fn verdict(
         return (TaskState::Lost, Some("some of its processes could not be killed: see `ps`".to_owned()));
     }
     match (cause, failure) {
-        (Some(Cause::Told(why)), _) => (why.state(), None),
+        (Some(Cause::Told(why)), failure) => (why.state(), failure.map(str::to_owned)),
         (Some(Cause::OutOfTime), _) => (TaskState::TimedOut, Some("it took longer than its timeout".to_owned())),
         (Some(Cause::Failed(reason)), _) => (TaskState::Failed, Some(reason)),
         (None, Some(reason)) => (TaskState::Failed, Some(reason.to_owned())),

@@ -135,8 +135,8 @@ async fn spawn(program: &GuardProgram, mark: &str, group: Option<&std::path::Pat
     let (dead_end, alive) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| setup(error.into()))?;
     let nothing = pipes::nothing().map_err(setup)?;
     let making = thread::launch(move || make(texts, &dead_end, &nothing));
-    let (started, ()) = making.await.map_err(explain)?;
-    let pidfd = started.pidfd.try_clone().and_then(sys::watch).map_err(setup)?;
+    let (mut started, ()) = making.await.map_err(explain)?;
+    let pidfd = started.watch().map_err(setup)?;
     Ok(Guard { started, pidfd, alive: Some(alive) })
 }
 

@@ -61,6 +61,12 @@ impl Processes {
         Self { marks: Marks::of(folder), guard, groups: OnceCell::new(), keeper: OnceCell::new() }
     }
 
+    /// As on a system without cgroups.
+    #[cfg(test)]
+    pub(super) fn ungrouped(folder: &Path) -> Self {
+        Self { groups: OnceCell::new_with(Some(None)), ..Self::new(folder, None) }
+    }
+
     async fn groups(&self) -> Option<Arc<Groups>> {
         let make = || async { Groups::make(&self.marks.folder, &self.marks.boot).map(Arc::new) };
         let groups = self.groups.get_or_init(make).await.clone();
@@ -93,9 +99,9 @@ impl Processes {
         let pipes = Pipes::open(&spec).map_err(setup)?;
         let resources = spec.resources;
         let making = thread::launch(move || make(texts, pipes, &limits, &resources, groups.as_deref()));
-        let (started, pipes) = making.await.map_err(|failure| program::explain(&spec, &failure))?;
+        let (mut started, pipes) = making.await.map_err(|failure| program::explain(&spec, &failure))?;
         let ours = pipes.ours().map_err(setup)?;
-        let pidfd = started.pidfd.try_clone().and_then(sys::watch).map_err(setup)?;
+        let pidfd = started.watch().map_err(setup)?;
         let variable = |name: &str| spec.env.get(name).map(|value| format!("{name}={value}"));
         let run = ["STANDPIPE_RUN", "STANDPIPE_TASK"].into_iter().filter_map(variable);
         let marks = std::iter::once(format!("{NODE_VARIABLE}={mark}")).chain(run).collect();

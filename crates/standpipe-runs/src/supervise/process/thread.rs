@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitIdOptions};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::cgroup::Group;
@@ -32,13 +33,22 @@ enum Job {
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) pid: i32,
-    pub(super) pidfd: OwnedFd,
+    /// To hear of its end; until somebody takes it.
+    pub(super) pidfd: Option<OwnedFd>,
     pub(super) group: Option<Group>,
     /// What it said at its end, once it has been reaped.
     pub(super) waited: Option<Waited>,
 }
 
 impl Started {
+    /// Its descriptor, registered with the current runtime: readable once it has ended.
+    ///
+    /// # Errors
+    /// The runtime takes no more.
+    pub(super) fn watch(&mut self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::watch(self.pidfd.take().ok_or(io::ErrorKind::NotFound)?)
+    }
+
     /// Reaps it if it has ended.
     pub(super) fn wait(&mut self) -> Option<Waited> {
         if self.waited.is_none() {
@@ -111,7 +121,7 @@ where
     let launch = move || {
         let made = make().map(|(Made { pid, pidfd, group }, rest)| {
             OURS.lock().insert(pid);
-            (Started { pid, pidfd, group, waited: None }, rest)
+            (Started { pid, pidfd: Some(pidfd), group, waited: None }, rest)
         });
         // When nobody waits any more, the process is dropped, which ends it.
         let _nobody_waits = reply.send(made);

@@ -86,9 +86,20 @@ impl Bench {
     }
 
     fn with(limits: Limits, launcher: impl FnOnce(&std::path::Path) -> Arc<dyn Launcher>) -> Self {
+        Self::on(|_| {}, limits, launcher)
+    }
+
+    /// With streams that are so configured.
+    fn on(
+        change: impl FnOnce(&mut EngineConfig),
+        limits: Limits,
+        launcher: impl FnOnce(&std::path::Path) -> Arc<dyn Launcher>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let mut config = EngineConfig::new(dir.path().join("data"));
+        change(&mut config);
         let fatal: OnFatal = Arc::new(|why| panic!("{why}"));
-        let engine = Engine::open(EngineConfig::new(dir.path().join("data")), fatal).unwrap();
+        let engine = Engine::open(config, fatal).unwrap();
         let limits: LimitsHandle = Arc::new(Arc::new(limits).into());
         let variable = |name: &str| (name == "PASSWORD").then(|| "hunter22".to_owned());
         let settings = SupervisorSettings { limits: limits.clone(), streams: engine.streams().clone(), variable };

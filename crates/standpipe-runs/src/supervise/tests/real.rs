@@ -28,7 +28,16 @@ pub(super) async fn real() -> Real {
 }
 
 pub(super) async fn limited(limits: Limits) -> Real {
-    let bench = Bench::with(limits, |dir| Arc::new(Processes::new(dir, None)));
+    launching(limits, |dir| Processes::new(dir, None)).await
+}
+
+/// As on a system without cgroups.
+pub(super) async fn ungrouped(limits: Limits) -> Real {
+    launching(limits, Processes::ungrouped).await
+}
+
+async fn launching(limits: Limits, launcher: impl FnOnce(&std::path::Path) -> Processes) -> Real {
+    let bench = Bench::with(limits, |dir| Arc::new(launcher(dir)));
     // Whatever is made once is there after the first process.
     bench.run(command(&["/bin/true"])).await.check(TaskState::Succeeded, Some(0));
     let before = held(&bench);
