@@ -140,18 +140,14 @@ fn make(
 fn limits(resources: &ResourceLimits, memory_is_grouped: bool) -> Vec<Limit> {
     let mut limits = Vec::new();
     if let Some(seconds) = resources.cpu_s {
-        limits.push(Limit {
-            resource: libc::RLIMIT_CPU as u32,
-            soft: seconds,
-            hard: seconds.saturating_add(CPU_GRACE_S),
-        });
+        limits.push(Limit { resource: Resource::Cpu, soft: seconds, hard: seconds.saturating_add(CPU_GRACE_S) });
     }
     if let Some(bytes) = resources.memory_bytes.filter(|_| !memory_is_grouped) {
-        limits.push(Limit { resource: libc::RLIMIT_AS as u32, soft: bytes, hard: bytes });
+        limits.push(Limit { resource: Resource::As, soft: bytes, hard: bytes });
     }
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = resources.files.map_or((FILES_SOFT.min(hard), hard), |files| (files.min(hard), files.min(hard)));
-    limits.push(Limit { resource: libc::RLIMIT_NOFILE as u32, soft: files.0, hard: files.1 });
+    limits.push(Limit { resource: Resource::Nofile, soft: files.0, hard: files.1 });
     limits
 }
 

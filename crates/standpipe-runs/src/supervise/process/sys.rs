@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use libc::pid_t;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -26,7 +27,7 @@ const STACK_BYTES: usize = 128 << 10;
 /// A soft and a hard limit of one resource.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
-    pub(super) resource: u32,
+    pub(super) resource: Resource,
     pub(super) soft: u64,
     pub(super) hard: u64,
 }
@@ -207,9 +208,9 @@ unsafe fn enter(shared: &Shared) -> (Stage, c_int) {
         }
         for index in 0..shared.limits_len {
             let Limit { resource, soft, hard } = *shared.limits.add(index);
-            let limit = libc::rlimit { rlim_cur: soft as _, rlim_max: hard as _ };
-            if libc::setrlimit(resource as _, &raw const limit) < 0 {
-                return (Stage::Limit, errno());
+            // One system call, without the library's errno.
+            if let Err(error) = setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) }) {
+                return (Stage::Limit, error.raw_os_error());
             }
         }
         if !shared.cwd.is_null() && libc::chdir(shared.cwd) < 0 {
