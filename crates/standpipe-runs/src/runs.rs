@@ -348,8 +348,9 @@ impl Runs {
     }
 
     /// Refuses new runs, stops those at work as `interrupted`, and returns when their streams, records and values
-    /// are final or the drain time (`drain_ms`) is over. What waits in the queue waits for the next start.
-    pub async fn close(&self) {
+    /// are final or the drain time (`drain_ms`) is over. What waits in the queue waits for the next start. Says whether
+    /// all have ended in time.
+    pub async fn close(&self) -> bool {
         let boards: Vec<_> = {
             let mut live = self.live.lock();
             live.closing = true;
@@ -374,7 +375,8 @@ impl Runs {
                 board.stop(Stop { why: Why::Interrupted, grace: Some(Duration::ZERO) });
             }
         }
-        if tokio::time::timeout(patience - polite, all()).await.is_err() {
+        let clean = tokio::time::timeout(patience - polite, all()).await.is_ok();
+        if !clean {
             let left = working.iter().filter(|board| board.look(|record| !record.state.is_final())).count();
             tracing::warn!(left, "runs did not end within drain_ms; the next start marks them as interrupted");
         }
@@ -386,6 +388,7 @@ impl Runs {
         self.book.close();
         self.tasks.close();
         let _late = tokio::time::timeout(FLUSH_WITHIN, self.tasks.wait()).await;
+        clean
     }
 }
 

@@ -163,13 +163,14 @@ impl Node {
     /// what waits is committed. Says whether it was clean.
     pub(crate) async fn stop(self) -> bool {
         self.ready.store(false, Ordering::Relaxed);
+        let mut clean = true;
         if let Some(runs) = &self.runs {
             self.server.stop_accepting();
-            runs.close().await;
+            clean = runs.close().await;
         }
         let stopped = self.server.stop().await;
         self.engine.close();
-        stopped.clean
+        clean && stopped.clean
     }
 }
 

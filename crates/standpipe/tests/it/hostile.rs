@@ -63,7 +63,7 @@ pub(crate) fn check_in(databases: &[&str], limits: &str, scenario: impl FnOnce(S
 }
 
 /// What the process holds besides the pool's workers, which have bounds of their own.
-fn besides_workers(server: &Server) -> Baseline {
+pub(crate) fn besides_workers(server: &Server) -> Baseline {
     let workers = metric(server.addr(), "standpipe_workers") as usize;
     let holds = Baseline::of(server.pid()).unwrap();
     Baseline { threads: holds.threads - workers, ..holds }

@@ -54,6 +54,7 @@ fn story_three_as_typed() {
 fn the_first_minute() {
     let server = dev();
     let user = User::of(&server);
+    assert!(until(|| server.stderr().contains("  stop    Ctrl-C")), "{}", server.stderr());
     assert!(server.stderr().contains("  run     standpipe run"), "{}", server.stderr());
     assert!(server.stderr().lines().count() <= 12, "{}", server.stderr());
     // Not every machine may ping.
@@ -125,7 +126,7 @@ fn a_command_gets_what_it_was_given() {
     assert_eq!(user.ok(&["run", "--cwd", "/", "--", "pwd"]), "/\n");
     assert_eq!(user.ok(&["run", "--stdin", "in", "--", "cat"]), "from a file");
     assert_eq!(user.ok(&["run", "--", "cat"]), "", "without an input it is at its end");
-    let tty = user.ok(&["run", "--pty", "--", "sh", "-c", "test -t 0 && test -t 1 && stty size"]);
+    let tty = user.ok(&["run", "--pty", "--", "sh", "-c", "test -t 1 && test -t 2 && stty size <&1"]);
     assert_eq!(tty.trim(), "24 80");
     quiet(server, &[]);
 }
