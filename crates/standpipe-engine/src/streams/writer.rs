@@ -41,7 +41,13 @@ struct Batch {
     commands: VecDeque<Asked>,
 }
 
-/// What a commit did to each command.
+/// What a commit did: to each command, and whether each part's stream is still there.
+struct Done {
+    did: Vec<Did>,
+    stored: Vec<bool>,
+}
+
+/// What a commit did to a command.
 enum Did {
     Done,
     Refused(Error),
@@ -167,8 +173,8 @@ impl Writer {
         let (mut warned, mut turned_over) = (false, false);
         loop {
             let error = match self.try_commit(&batch, self.keep(), CLEAR_ROWS.0) {
-                Ok(did) => {
-                    self.finish(batch, did);
+                Ok(done) => {
+                    self.finish(batch, done);
                     self.metrics.set_held_up(false);
                     return Ok(());
                 }
@@ -202,7 +208,7 @@ impl Writer {
     /// One last try, for the node stops.
     fn give_up(&mut self, batch: Batch, error: &Error) -> Result<()> {
         match self.try_commit(&batch, self.keep(), 0) {
-            Ok(did) => self.finish(batch, did),
+            Ok(done) => self.finish(batch, done),
             Err(CommitError::Fatal(error)) => return Err(error),
             Err(_) => {
                 let bytes: usize = batch.parts.iter().map(|(_, part)| part.bytes).sum();
@@ -230,8 +236,8 @@ impl Writer {
             let alone = Batch { parts: Vec::new(), commands: VecDeque::from([asked]) };
             loop {
                 match self.try_commit(&alone, self.keep(), CLEAR_ROWS.0) {
-                    Ok(did) => {
-                        self.finish(alone, did);
+                    Ok(done) => {
+                        self.finish(alone, done);
                         break;
                     }
                     Err(CommitError::MapFull) if self.grow(true).is_ok() => {}
@@ -265,7 +271,7 @@ impl Writer {
     }
 
     /// One transaction with all of a batch.
-    fn try_commit(&mut self, batch: &Batch, keep: Keep, clear_rows: usize) -> Result<Vec<Did>, CommitError> {
+    fn try_commit(&mut self, batch: &Batch, keep: Keep, clear_rows: usize) -> Result<Done, CommitError> {
         let started = Instant::now();
         let store = self.store.clone();
         let mut write = store.env().write()?;
@@ -274,10 +280,10 @@ impl Writer {
         for asked in batch.commands.iter().filter(|asked| matches!(asked.command, Command::Create(_))) {
             did.push(self.command(&mut write.txn, &asked.command, now_ms)?);
         }
+        let mut stored = Vec::with_capacity(batch.parts.len());
         for (stream, part) in &batch.parts {
             let end = part.ending.as_ref().map(|outcome| (outcome, now_ms));
-            // A stream that is gone takes nothing; who appends to it has been told.
-            let _gone = store.append(&mut write.txn, (&stream.path, stream.id), &part.chunks, end, keep)?;
+            stored.push(store.append(&mut write.txn, (&stream.path, stream.id), &part.chunks, end, keep)?);
         }
         for asked in batch.commands.iter().filter(|asked| !matches!(asked.command, Command::Create(_))) {
             did.push(self.command(&mut write.txn, &asked.command, now_ms)?);
@@ -289,7 +295,7 @@ impl Writer {
         write.commit().map_err(|error| store.env().commit_failed(error))?;
         fault::point("streams_after_commit");
         self.committed(&batch.parts, started);
-        Ok(did)
+        Ok(Done { did, stored })
     }
 
     fn command(&self, txn: &mut heed::RwTxn, command: &Command, now_ms: u64) -> Result<Did, CommitError> {
@@ -327,18 +333,21 @@ impl Writer {
     }
 
     /// Shows what has been committed, gives its room back, and answers.
-    fn finish(&mut self, batch: Batch, did: Vec<Did>) {
+    fn finish(&mut self, batch: Batch, done: Done) {
         let limits = RingLimits::of(&self.config.load());
-        for (stream, part) in &batch.parts {
+        for ((stream, part), stored) in batch.parts.iter().zip(done.stored) {
             // Whoever sees the records finds their room free.
             stream.room.add_permits(part.cost);
             self.lives.room.give_back(part.cost);
-            stream.publish(part, limits, &self.lives.ring_bytes);
+            // Who appends to a stream that is gone has been told by its removal.
+            if stored {
+                stream.publish(part, limits, &self.lives.ring_bytes);
+            }
         }
         let (creates, others): (Vec<_>, Vec<_>) =
             batch.commands.into_iter().partition(|asked| matches!(asked.command, Command::Create(_)));
         let mut created = 0;
-        for (asked, did) in creates.into_iter().chain(others).zip(did) {
+        for (asked, did) in creates.into_iter().chain(others).zip(done.did) {
             created += u64::from(matches!((&asked.command, &did), (Command::Create(_), Did::Done)));
             if let Command::Put(_, cost) = asked.command {
                 self.lives.room.give_back(cost);
