@@ -349,9 +349,9 @@ impl Runs {
     pub async fn resume(self: &Arc<Self>, id: &RunId, by: &str) -> Result<RunId> {
         let (runs, id, by) = (self.clone(), id.clone(), by.to_owned());
         self.detached(async move {
-            if !runs.live.lock().resuming.insert(id.clone()) {
-                return Err(Error::new(ErrorKind::Conflict, format!("run {id} is being resumed by somebody else")));
-            }
+            // One after the other: who comes second is told who was first. It is never closed.
+            let _turn = runs.resumes.acquire().await;
+            runs.live.lock().resuming.insert(id.clone());
             let resumed = runs.resume_alone(&id, by).await;
             runs.live.lock().resuming.remove(&id);
             resumed

@@ -16,7 +16,7 @@ use serde_json::Value;
 use standpipe_engine::{Clock, Engine, Error, ErrorKind, Result, Streams};
 use standpipe_serve::LimitsHandle;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,6 +80,8 @@ pub struct Runs {
     pub(crate) metrics: Metrics,
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Whose turn it is to resume a run.
+    pub(crate) resumes: Semaphore,
     runtimes: Vec<Handle>,
     turn: AtomicUsize,
 }
@@ -160,6 +162,7 @@ impl Runs {
             tasks: TaskTracker::new(),
             runtimes: if runtimes.is_empty() { vec![Handle::current()] } else { runtimes },
             turn: AtomicUsize::new(0),
+            resumes: Semaphore::new(1),
         });
         runs.spawn(runs.book.clone().write());
         runs.spawn(runs.values.clone().write());

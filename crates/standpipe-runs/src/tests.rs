@@ -274,7 +274,10 @@ async fn two_resume_at_once_and_one_wins() {
     let (won, lost): (Vec<_>, Vec<_>) = both.into_iter().partition(Result::is_ok);
     let won: Vec<_> = won.into_iter().map(Result::unwrap).collect();
     assert_eq!(won, [id("a@2")]);
-    assert!(lost.iter().all(|error| error.as_ref().unwrap_err().kind() == ErrorKind::Conflict));
+    for lost in lost {
+        let lost = lost.unwrap_err();
+        assert!(lost.kind() == ErrorKind::Conflict && lost.message().contains("a@2 goes on with it"), "{lost}");
+    }
     let told = boot.runs.resume(&run, "ann").await.unwrap_err();
     assert!(told.message().contains("a@2 goes on with it"), "{told}");
     boot.ended(&won[0]).await;
