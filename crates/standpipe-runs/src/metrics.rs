@@ -18,7 +18,6 @@ pub(crate) struct Metrics {
     pub(crate) removed: AtomicU64,
     pub(crate) kept: AtomicU64,
     pub(crate) schedule_missed: AtomicU64,
-    pub(crate) spawn_failures: AtomicU64,
     pub(crate) queue_wait: Histogram,
     pub(crate) run_time: Histogram,
     ended: [AtomicU64; RunState::ALL.len()],

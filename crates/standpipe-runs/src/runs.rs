@@ -338,7 +338,7 @@ impl Runs {
             ended: metrics.ends().map(|(state, count)| (state.as_str().to_owned(), count)).collect(),
             now,
             refused: read(&metrics.refused),
-            spawn_failures: read(&metrics.spawn_failures),
+            spawn_failures: self.supervisor.as_ref().map_or(0, Supervisor::not_started),
             kept: read(&metrics.kept),
             removed: read(&metrics.removed),
             values_behind: self.values.behind.load(Ordering::Relaxed) as u64,

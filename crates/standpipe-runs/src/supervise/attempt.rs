@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -60,7 +61,10 @@ pub(super) async fn run(
     };
     let (Launched { child, input, output }, given) = match launched {
         Ok(launched) => launched,
-        Err(reason) => return not_started(&shared, reason).await,
+        Err(reason) => {
+            supervisor.0.not_started.fetch_add(1, Ordering::Relaxed);
+            return not_started(&shared, reason).await;
+        }
     };
     let feed: BoxFuture<'static, ()> = match given.zip(input) {
         Some((given, writer)) => input::feed(given, writer).boxed(),

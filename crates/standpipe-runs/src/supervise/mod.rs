@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use standpipe_engine::{Appender, Streams};
@@ -86,13 +86,15 @@ struct Inner {
     settings: SupervisorSettings,
     attempts: TaskTracker,
     closing: CancellationToken,
+    /// Attempts that no process could be started for.
+    not_started: AtomicU64,
 }
 
 impl Supervisor {
     /// A supervisor of the processes that `launcher` starts.
     pub fn new(launcher: Arc<dyn Launcher>, settings: SupervisorSettings) -> Self {
         let (attempts, closing) = (TaskTracker::new(), CancellationToken::new());
-        Self(Arc::new(Inner { launcher, settings, attempts, closing }))
+        Self(Arc::new(Inner { launcher, settings, attempts, closing, not_started: AtomicU64::new(0) }))
     }
 
     /// Begins an attempt, on the current runtime. Whatever goes wrong is how it ends.
@@ -108,6 +110,11 @@ impl Supervisor {
     /// Attempts that have not ended.
     pub fn attempts(&self) -> usize {
         self.0.attempts.len()
+    }
+
+    /// Attempts since the start that no process could be started for.
+    pub fn not_started(&self) -> u64 {
+        self.0.not_started.load(Ordering::Relaxed)
     }
 
     /// Ends what earlier boots of this data folder left, and says how many processes that were. To be called
