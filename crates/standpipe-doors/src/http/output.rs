@@ -237,13 +237,14 @@ impl Call<'_> {
 
     /// As [`Call::find`], and waits for it to begin where that is wished.
     async fn wait(&self, place: &Place, wish: &Wish) -> Result<(Path, Head), Error> {
+        let mut beginnings = self.dispatch.beginnings();
         loop {
             match self.find(place).await {
                 Err(error) if wish.wait && error.kind() == ErrorKind::NotFound => {}
                 found => return found,
             }
             tokio::select! {
-                () = self.dispatch.streams_appear() => {}
+                () = beginnings.next() => {}
                 () = self.session.closing() => return Err(Error::unavailable("the server is shutting down")),
             }
         }

@@ -218,7 +218,7 @@ impl Protocol for Client {
                 Self::reply(result, turn, |done, turn| committed(&done, turn))
             }
             Done::Watching(result) => Self::reply(result, turn, |begun, turn| self.begin(begun, turn)),
-            Done::Tailing(result) => Self::reply(result, turn, |begun, turn| self.begin_tail(begun, turn)),
+            Done::Tailing(result) => Self::reply(result, turn, |begun, turn| self.begin_tail(*begun, turn)),
             Done::Appended(result) => Self::reply(result, turn, |next_seq, turn| {
                 turn.out.extend_from_slice(b"OK ");
                 turn.out.extend_from_slice(itoa::Buffer::new().format(next_seq).as_bytes());

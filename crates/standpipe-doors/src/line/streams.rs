@@ -128,10 +128,10 @@ pub(super) fn close(client: &mut Client, mut words: Words<'_>, _: &mut Turn<'_>)
 
 impl Client {
     /// Takes a tail up.
-    pub(super) fn begin_tail(&mut self, begun: Box<Begun>, turn: &mut Turn<'_>) {
+    pub(super) fn begin_tail(&mut self, begun: Begun, turn: &mut Turn<'_>) {
         let (id, seq) = (begun.id, begun.viewing.position());
         writeln!(turn.out, "TAILING {id} {seq}").expect("writing to memory does not fail");
-        self.watches.get_or_insert_default().push(Watch::new(id, lines(*begun, turn.session.clone())));
+        self.watches.get_or_insert_default().push(Watch::new(id, lines(begun, turn.session.clone())));
     }
 }
 

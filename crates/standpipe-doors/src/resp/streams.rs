@@ -22,7 +22,7 @@ use super::client::{Client, Done, Next};
 use super::reply::{Reply, Version};
 use crate::commands::Turn;
 use crate::dispatch::{Dispatch, Watcher, refused, too_large};
-use crate::streams::{Part, Viewing, end_of, record, records_of};
+use crate::streams::{Beginnings, Part, Viewing, end_of, record, records_of};
 
 type Answered = Result<Next, Fault>;
 
@@ -354,6 +354,7 @@ impl Looker {
             }
         };
         tokio::pin!(gone, give_up);
+        let mut beginnings = self.dispatch.beginnings();
         let mut follows = Vec::with_capacity(wanted.len());
         for Wanted { key, path, from } in wanted {
             let from = match from {
@@ -375,7 +376,7 @@ impl Looker {
                 return Ok(self.reply(&found));
             }
             tokio::select! {
-                () = changed(&mut follows, &self.dispatch) => {}
+                () = changed(&mut follows, &mut beginnings) => {}
                 () = &mut give_up => return Ok(self.reply(&[])),
                 () = &mut gone => return Ok(self.reply(&[])),
                 () = self.session.closing() => return Err(Error::unavailable("the server is shutting down")),
@@ -455,12 +456,15 @@ impl Following {
 }
 
 /// Waits until one of the streams may have more.
-async fn changed(follows: &mut [Following], dispatch: &Dispatch) {
-    let waits = follows.iter_mut().filter(|following| !following.over).map(|following| match &mut following.viewing {
-        Some(viewing) => viewing.changed().boxed(),
-        None => dispatch.streams_appear().boxed(),
-    });
-    select_all(waits).await;
+async fn changed(follows: &mut [Following], beginnings: &mut Beginnings) {
+    let missing = follows.iter().any(|following| !following.over && following.viewing.is_none());
+    let there = follows.iter_mut().filter(|following| !following.over);
+    let news: Vec<_> = there.filter_map(|following| Some(following.viewing.as_mut()?.changed().boxed())).collect();
+    let news = async { if news.is_empty() { pending().await } else { select_all(news).await } };
+    tokio::select! {
+        _one = news => {}
+        () = beginnings.next(), if missing => {}
+    }
 }
 
 pub(super) fn xinfo(client: &mut Client, args: &[&[u8]], turn: &mut Turn<'_>) -> Answered {

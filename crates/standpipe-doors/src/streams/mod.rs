@@ -25,8 +25,8 @@ use crate::dispatch::{Dispatch, Watcher, differs, run};
 /// How long a viewer that has fallen behind waits when there is no room for its read and nobody says how long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How often a viewer looks for a stream that is not there yet.
-const APPEARS_POLL: Duration = Duration::from_millis(250);
+/// How often a viewer looks for a stream that is not there yet, though none has begun.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One thing a viewer is told.
 #[derive(Debug)]
@@ -82,10 +82,26 @@ impl Dispatch {
     }
 }
 
+/// Tells of streams that begin. Made before the first look for one, it misses none.
+#[derive(Debug)]
+pub(crate) struct Beginnings(watch::Receiver<u64>);
+
+impl Beginnings {
+    /// Waits until streams have begun since the last time.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            // It ends with the engine, and then nobody waits for long.
+            Ok(()) = self.0.changed() => {}
+            // What a stream is found by, the record of its run, may be written a moment later.
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
 impl Dispatch {
-    /// Waits until streams may have begun.
-    pub(crate) async fn streams_appear(&self) {
-        sleep(APPEARS_POLL).await;
+    /// Streams that begin from now on.
+    pub(crate) fn beginnings(&self) -> Beginnings {
+        Beginnings(self.streams().created())
     }
 }
 
