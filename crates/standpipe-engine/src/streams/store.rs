@@ -329,7 +329,7 @@ impl StreamStore {
         bytes.try_into().map(u64::from_le_bytes).map_err(|_| damaged("a number can't be read"))
     }
 
-    /// Reads everything; see [`super::verify`].
+    /// Reads everything; see [`super::verify_streams`].
     pub(crate) fn verify(&self, txn: &RoTxn) -> Result<super::StreamsVerified> {
         let mut found = super::StreamsVerified::default();
         let mut rows = 0;
@@ -421,15 +421,56 @@ mod tests {
     use super::*;
     use crate::EngineConfig;
 
+    fn open(dir: &tempfile::TempDir) -> StreamStore {
+        let config = EngineConfig { map_bytes_initial: 1 << 20, ..EngineConfig::new(dir.path()) };
+        StreamStore::open(dir.path(), StoreOptions::of(&config)).unwrap()
+    }
+
+    #[test]
+    fn a_sweep_reaches_what_is_old_in_streams_that_nobody_appends_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let all = Keep { bytes_max: u64::MAX, since_ms: 0 };
+        let mut write = store.env.write().unwrap();
+        let paths: Vec<Path> = (0..5).map(|n| Path::parse(&format!("s{n}")).unwrap()).collect();
+        for (n, path) in (0..).zip(&paths) {
+            assert!(store.create(&mut write.txn, path, 0).unwrap());
+            let mut builder = ChunkBuilder::with_room(0);
+            builder.push(super::super::Channel::Out, 0, b"text");
+            let chunks = [std::sync::Arc::new(builder.finish(0, 0, n * 10))];
+            assert!(store.append(&mut write.txn, (path, n), &chunks, None, all).unwrap());
+        }
+        let keep = Keep { since_ms: 25, ..all };
+        let (mut after, mut turns) = (None, 0);
+        loop {
+            (after, _) = store.sweep(&mut write.txn, after.as_ref(), keep, 2).unwrap();
+            turns += 1;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(turns, 3);
+        let kept: Vec<u64> =
+            paths.iter().map(|path| store.head(&write.txn, path).unwrap().unwrap().head.bytes).collect();
+        assert_eq!(kept, [0, 0, 0, 4, 4]);
+        // What is removed goes a few rows at a time.
+        for path in &paths {
+            store.remove(&mut write.txn, path).unwrap();
+        }
+        assert!(store.clear_dropped(&mut write.txn, 1).unwrap());
+        assert!(!store.clear_dropped(&mut write.txn, 9).unwrap());
+        assert_eq!(store.chunks.len(&write.txn).unwrap(), 0);
+    }
+
     #[test]
     fn a_newer_format_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let config = EngineConfig { map_bytes_initial: 1 << 20, ..EngineConfig::new(dir.path()) };
-        let store = StreamStore::open(dir.path(), StoreOptions::of(&config)).unwrap();
+        let store = open(&dir);
         let mut write = store.env.write().unwrap();
         store.meta.put(&mut write.txn, FORMAT_KEY, &(STREAMS_FORMAT + 1).to_le_bytes()).unwrap();
         write.commit().unwrap();
         drop(store);
+        let config = EngineConfig { map_bytes_initial: 1 << 20, ..EngineConfig::new(dir.path()) };
         let refused = StreamStore::open(dir.path(), StoreOptions::of(&config)).unwrap_err();
         assert!(refused.message().contains("newer standpipe"), "{refused}");
     }
