@@ -36,7 +36,7 @@ const RULES_KEY: &[u8] = b"rules";
 pub(crate) struct StoreOptions {
     pub(crate) map_bytes: usize,
     pub(crate) readers_max: u32,
-    /// Commits are not synced; somebody calls [`Store::sync`] every so often.
+    /// Commits are not synced; somebody calls [`Environment::sync`] every so often.
     pub(crate) no_sync: bool,
 }
 
