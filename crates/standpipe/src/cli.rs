@@ -777,7 +777,10 @@ mod tests {
 
     #[test]
     fn every_command_has_help_and_an_example() {
-        for command in Cli::command().get_subcommands().filter(|command| !command.has_subcommands()) {
+        let cli = Cli::command();
+        let of_people = |command: &&clap::Command| !command.has_subcommands() && !command.is_hide_set();
+        let groups = cli.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for command in cli.get_subcommands().chain(groups).filter(of_people) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
