@@ -4,12 +4,14 @@
 
 mod codecs;
 mod firebase;
+mod pipeline;
 mod records;
 mod rules;
 mod tree;
 
 pub use codecs::{line, resp_commands, resp_replies, sse};
 pub use firebase::{firebase_frames, firebase_polls};
+pub use pipeline::pipeline;
 pub use records::{change, record};
 pub use rules::rules;
 pub use tree::{json, path, query};
@@ -25,6 +27,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("json", json),
     ("line", line),
     ("path", path),
+    ("pipeline", pipeline),
     ("query", query),
     ("record", record),
     ("resp_commands", resp_commands),
