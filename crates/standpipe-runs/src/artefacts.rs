@@ -8,16 +8,24 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
 
 use crate::name::{Name, RunId};
 use crate::plan::Artefact;
 
-/// The artefacts of all runs of a data folder. Its methods do I/O and are not for the threads of the runtime.
+/// The artefacts of all runs of a data folder. Its methods do I/O and are not for the threads of the
+/// runtime, but for [`Artefacts::aside`].
 #[derive(Clone, Debug)]
 pub(crate) struct Artefacts {
     dir: PathBuf,
+    turns: Arc<Semaphore>,
 }
+
+/// Tasks whose files are copied at once: a disk gains nothing from more.
+const COPIES_AT_ONCE: usize = 4;
 
 /// What one run may keep.
 #[derive(Debug)]
@@ -32,7 +40,25 @@ pub(crate) struct Room<'r> {
 
 impl Artefacts {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, turns: Arc::new(Semaphore::new(COPIES_AT_ONCE)) }
+    }
+
+    /// Does this beside the runtime, when it is its turn.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let turn = self.turns.clone().acquire_owned().await.map_err(|closed| closed.to_string())?;
+        let artefacts = self.clone();
+        #[expect(clippy::disallowed_methods, reason = "its pool is bounded here, by turns")]
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work(&artefacts)
+        });
+        done.await.map_err(|panic| panic.to_string())
     }
 
     /// The folder of one task.

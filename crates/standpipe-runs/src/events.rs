@@ -76,7 +76,7 @@ fn progress_line(rest: &str) -> Option<LineEvent> {
 
 fn progress(fraction: f64, text: &str) -> Option<LineEvent> {
     let text = text[..text.floor_char_boundary(PROGRESS_TEXT_BYTES_MAX)].to_owned();
-    (0.0..=1.0).contains(&fraction).then(|| LineEvent::Progress(Progress { fraction, text }))
+    (0.0..=1.0).contains(&fraction).then_some(LineEvent::Progress(Progress { fraction, text }))
 }
 
 /// `name=value`.

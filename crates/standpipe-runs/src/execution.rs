@@ -64,7 +64,7 @@ impl Execution {
             single: board.look(|record| record.single),
             outputs: plan.tasks.iter().map(|_| OnceCell::new()).collect(),
             spent: Arc::default(),
-            artefact_bytes: AtomicU64::new(0),
+            artefact_bytes: Arc::default(),
             stops: watch::Sender::new(None),
             plan,
         };
@@ -88,7 +88,7 @@ struct Scene<'e> {
     outputs: Vec<OnceCell<Appender>>,
     /// Bytes of output of all tasks.
     spent: Arc<AtomicU64>,
-    artefact_bytes: AtomicU64,
+    artefact_bytes: Arc<AtomicU64>,
     /// Tells all attempts to stop.
     stops: watch::Sender<Option<Stop>>,
 }
@@ -412,15 +412,12 @@ impl Scene<'_> {
         let (file_bytes_max, run_bytes_max) = (limits.artefact_bytes_max, limits.run_artefacts_bytes_max);
         drop(limits);
         let (run, name, declared) = (self.run.clone(), task.name.clone(), task.artefacts.clone());
-        let (artefacts, folder) = (self.tools.artefacts.clone(), folder.to_owned());
-        let spent = self.artefact_bytes.load(Ordering::Relaxed);
-        let copy = tokio::task::spawn_blocking(move || {
-            let spent = AtomicU64::new(spent);
+        let (folder, spent) = (folder.to_owned(), self.artefact_bytes.clone());
+        let copy = move |artefacts: &Artefacts| {
             artefacts.keep(&run, &name, &folder, &declared, &Room { file_bytes_max, run_bytes_max, spent: &spent })
-        });
-        let kept = copy.await.unwrap_or_else(|panic| Err(format!("its artefacts can't be kept: {panic}")))?;
-        self.artefact_bytes.fetch_add(kept.values().sum(), Ordering::Relaxed);
-        Ok(kept)
+        };
+        let copied = self.tools.artefacts.aside(copy).await;
+        copied.unwrap_or_else(|panic| Err(format!("its artefacts can't be kept: {panic}")))
     }
 
     /// Where a task's output goes.
@@ -535,11 +532,11 @@ impl Scene<'_> {
         if let Some(of) = of
             && !record.artefacts.is_empty()
         {
-            let (artefacts, from, to, task) =
-                (self.tools.artefacts.clone(), of.clone(), self.run.clone(), name.clone());
+            let (from, to, task) = (of.clone(), self.run.clone(), name.clone());
             let names: Vec<Name> = record.artefacts.keys().cloned().collect();
-            let copy = tokio::task::spawn_blocking(move || artefacts.take_over(&from, &to, &task, &names));
-            let taken = copy.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+            let copy = move |artefacts: &Artefacts| artefacts.take_over(&from, &to, &task, &names);
+            let taken = self.tools.artefacts.aside(copy).await;
+            let taken = taken.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
             taken.map_err(|error| format!("artefacts of task `{name}` of {of} can't be taken over: {error}"))?;
             self.artefact_bytes.fetch_add(record.artefacts.values().sum(), Ordering::Relaxed);
         }

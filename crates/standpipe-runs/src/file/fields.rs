@@ -162,7 +162,7 @@ pub(super) fn as_name(text: &str, span: &Span, problems: &mut Problems<'_>) -> O
 }
 
 /// A list, of which one item may stand for itself.
-pub(super) fn list<'n>(node: &'n Node) -> &'n [Node] {
+pub(super) fn list(node: &Node) -> &[Node] {
     match &node.value {
         Value::List(items) => items,
         _ => std::slice::from_ref(node),
