@@ -235,3 +235,44 @@ async fn a_blocked_stream_blocks_the_process_and_loses_nothing() {
     assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
     real.gone().await;
 }
+
+/// Figures for people: `cargo test --release -p standpipe-runs -- --ignored --nocapture speed`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn speed() {
+    let real = real().await;
+    let cpu = || {
+        let times = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<u64> =
+            times.rsplit(')').next().unwrap().split(' ').filter_map(|field| field.parse().ok()).collect();
+        (fields[10] + fields[11]) * 10
+    };
+    let (begun, before) = (std::time::Instant::now(), cpu());
+    for _ in 0..250 {
+        let runs = (0..4).map(|_| real.run(command(&["/bin/true"])));
+        futures_util::future::join_all(runs).await;
+    }
+    let took = begun.elapsed();
+    println!(
+        "true, 4 at once: {:.0} a second; {} ms of our own processor time in {took:?}",
+        1000.0 / took.as_secs_f64(),
+        cpu() - before
+    );
+    for line in [
+        "yes 'a line of sixty bytes, as it is written by many programs, ok' | head -c 1000000000",
+        "head -c 1000000000 /dev/zero",
+    ] {
+        let (begun, before) = (std::time::Instant::now(), cpu());
+        let (mut running, ..) = real.begin(shell(line)).await;
+        let end = running.ended().await;
+        let took = begun.elapsed();
+        assert_eq!((end.state, end.usage.bytes), (TaskState::Succeeded, 1_000_000_000));
+        let rate = 1000.0 / took.as_secs_f64();
+        println!(
+            "{line}: {rate:.0} MB/s, {} lines; {} ms of our own processor time in {took:?}",
+            end.usage.lines,
+            cpu() - before
+        );
+    }
+    real.gone().await;
+}
