@@ -23,6 +23,11 @@ use crate::record::TaskState;
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
+/// Whether this test has a process of its own, as nextest gives it: descriptors and children are counted by process.
+fn alone() -> bool {
+    std::env::var_os("NEXTEST").is_some()
+}
+
 /// A supervisor with streams of its own.
 struct Bench {
     supervisor: Supervisor,
