@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, Version};
 use http_body::Frame;
@@ -344,17 +345,17 @@ impl Feed {
     }
 
     /// Serves a connection that was taken over, to its end.
-    pub(super) async fn carry(
-        self,
+    pub(super) fn carry(
+        self: Box<Self>,
         stream: Stream,
         version: Version,
         headers: HeaderMap,
         request: RequestGuard,
         busy: Busy,
-    ) -> CloseReason {
+    ) -> BoxFuture<'static, CloseReason> {
         match self.look.accept() {
-            None => Box::pin(carry_text(stream, self, version, headers, request, busy)).await,
-            Some(_) => Box::pin(carry_messages(stream, self, headers, request, busy)).await,
+            None => Box::pin(carry_text(stream, self, version, headers, request, busy)),
+            Some(_) => Box::pin(carry_messages(stream, self, headers, request, busy)),
         }
     }
 }
@@ -413,7 +414,7 @@ fn last_chunk(feed: &Feed) -> Bytes {
 /// Sends the stream over HTTP/1.1 until it ends, the peer leaves or is too slow, or the server stops.
 async fn carry_text(
     mut stream: Stream,
-    mut feed: Feed,
+    mut feed: Box<Feed>,
     version: Version,
     headers: HeaderMap,
     mut request: RequestGuard,
@@ -483,7 +484,7 @@ async fn sent(
 /// Sends the stream as messages of a WebSocket, and answers what the client says.
 async fn carry_messages(
     mut stream: Stream,
-    mut feed: Feed,
+    mut feed: Box<Feed>,
     headers: HeaderMap,
     mut request: RequestGuard,
     _busy: Busy,

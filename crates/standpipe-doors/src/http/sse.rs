@@ -7,18 +7,21 @@
 //! vectored write. Over HTTP/2 the same frames are the body of the answer.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{IoSlice, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, Version};
 use standpipe_engine::{Error, ErrorKind, TopicEvent};
 use standpipe_serve::{CloseReason, Outcome, RequestGuard, Session, WatchPermit};
 use standpipe_tree::{EventKind, Format, Path, write_json_string};
 use standpipe_wire::sse;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use super::follow::Feed as OutputFeed;
@@ -89,7 +92,8 @@ impl Feed {
                 frames.push_back(Frame::event("keep-alive", None, b"null"));
                 return Ok(true);
             }
-            let updates = match self.subscription.take(&self.session).await {
+            // Boxed, for it is short and large, and a watcher waits nearly always.
+            let updates = match Box::pin(self.subscription.take(&self.session)).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     let mut reason = Vec::new();
                     write_json_string(error.message(), &mut reason);
@@ -223,15 +227,14 @@ pub(crate) enum TakenBy {
 }
 
 impl Takeover {
-    /// Serves the connection to its end.
-    pub(super) async fn carry(self, stream: Stream, session: &Session) -> CloseReason {
+    /// Serves the connection to its end. A future of its own size each: a connection that is idle must not have room
+    /// for all of them.
+    pub(super) fn carry(self, stream: Stream, session: &Session) -> BoxFuture<'static, CloseReason> {
         let Self { by, version, headers, request, busy } = self;
         match by {
-            TakenBy::Events(feed) => Box::pin(carry(stream, feed, version, headers, request, busy)).await,
-            TakenBy::WebSocket(upgrade) => {
-                Box::pin(upgrade.carry(stream, session.clone(), headers, request, busy)).await
-            }
-            TakenBy::Output(feed) => feed.carry(stream, version, headers, request, busy).await,
+            TakenBy::Events(feed) => Box::pin(carry(stream, Box::new(feed), version, headers, request, busy)),
+            TakenBy::WebSocket(upgrade) => Box::pin(upgrade.carry(stream, session.clone(), headers, request, busy)),
+            TakenBy::Output(feed) => feed.carry(stream, version, headers, request, busy),
         }
     }
 }
@@ -239,7 +242,7 @@ impl Takeover {
 /// Sends the stream over HTTP/1.1 until the peer leaves, is too slow, or the server stops.
 async fn carry(
     mut stream: Stream,
-    mut feed: Feed,
+    mut feed: Box<Feed>,
     version: Version,
     headers: HeaderMap,
     mut request: RequestGuard,
@@ -306,14 +309,16 @@ fn head(headers: &HeaderMap, chunked: bool) -> Bytes {
 /// Writes everything there is, sharing the bytes with all other watchers.
 pub(super) async fn send<B: Buf>(stream: &mut Stream, frames: &mut VecDeque<B>) -> std::io::Result<()> {
     while !frames.is_empty() {
-        let mut written = {
+        // Made anew for each attempt: kept over a wait they would be a kilobyte of every watcher.
+        let mut written = poll_fn(|context| {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = frames.len().min(SLICES_MAX);
             for (slice, frame) in slices.iter_mut().zip(frames.iter()) {
                 *slice = IoSlice::new(frame.chunk());
             }
-            stream.write_vectored(&slices[..count]).await?
-        };
+            Pin::new(&mut *stream).poll_write_vectored(context, &slices[..count])
+        })
+        .await?;
         if written == 0 {
             return Err(std::io::ErrorKind::WriteZero.into());
         }

@@ -194,7 +194,8 @@ impl Viewing {
                     self.next_at = Instant::now() + Duration::from_millis(session.limits().stream_gather_ms);
                     return Ok(None);
                 }
-                StreamRead::Behind => self.catch_up(session).await?,
+                // Boxed, with what follows below: rare, and every viewer would have room for it while it waits.
+                StreamRead::Behind => Box::pin(self.catch_up(session)).await?,
             }
         }
     }
@@ -243,7 +244,7 @@ impl Viewing {
         if now == self.judged {
             return Ok(());
         }
-        check_read(&self.database, &now.identity, &self.path).await?;
+        Box::pin(check_read(&self.database, &now.identity, &self.path)).await?;
         self.judged = now;
         Ok(())
     }
