@@ -212,7 +212,8 @@ mod tests {
         check("/jobs/nightly", Ok("Runs(Job(\"nightly\"))"));
         check("/assets/run/page.js", Ok("Asset(\"page.js\")"));
         check("/streams/a/b", Ok("Stream(/a/b)"));
-        check("/streams/", Ok("Unknown"));
+        check("/streams", Ok("Streams"));
+        check("/streams/", Ok("Streams"));
         check("/runs/%ff", Err("UTF-8"));
         check("/a%00.json", Err(""));
         check("/.hidden/a.json", Err(""));

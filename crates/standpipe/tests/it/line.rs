@@ -116,7 +116,7 @@ fn the_connection_and_the_server() {
         ("GET /a", "null"),
         ("USE 0123456789012345678901234567890123456789012345678901234567890123456789", "ERR *"),
         ("HELP get", "GET path [name=value ...]: reads; *"),
-        ("HELP", r#"{"AUTH token":"*","DEL path":"*"}"#),
+        ("HELP", r#"{"APPEND path text":"*","DEL path":"*"}"#),
         ("HELP gte", "ERR bad_request there is no command \"gte\"; the nearest is GET, HELP lists all"),
         ("FETCH /a", "ERR bad_request there is no command \"FETCH\"; the nearest is *, HELP lists all"),
         ("delete /a", "ERR bad_request there is no command \"delete\"; the nearest is DEL, HELP lists all"),
