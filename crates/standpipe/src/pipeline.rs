@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _, Write};
 use std::path::Path;
 
-use http::Method;
 use serde_json::{Map, Value, json};
 use standpipe_runs::{FileBounds, FileErrors, FileFormat, Pipeline, Task};
 use standpipe_serve::Limits;
@@ -13,7 +12,7 @@ use standpipe_serve::Limits;
 use crate::cli::{PipelineCheckArgs, PipelineCommand, PipelineRunArgs};
 use crate::excerpt::excerpt;
 use crate::exit::{Exit, Failure, Result};
-use crate::runs::{Started, follow_to_end, leave, server, variables};
+use crate::runs::{folder, here, start, variables};
 
 /// The most that is read of a file; what a server accepts is the server's limit.
 const FILE_BYTES_MAX: usize = 16 << 20;
@@ -38,30 +37,16 @@ fn check(arguments: &PipelineCheckArgs, out: &mut dyn Write) -> Result<Exit> {
 }
 
 fn run(arguments: &PipelineRunArgs, quiet: bool, out: &mut dyn Write) -> Result<Exit> {
-    let not_started = |failure: Failure| Failure { exit: Exit::NOT_STARTED, ..failure };
-    let start = || {
-        let request = request(arguments)?;
-        let client = server(&arguments.server)?;
-        let started: Started = client.block_on(client.control(Method::POST, "/runs", Some(&request)))?;
-        Ok((client, started))
-    };
-    let (client, started) = start().map_err(not_started)?;
-    if arguments.detach {
-        leave(&client, &started, out)?;
-        return Ok(Exit::Ok);
-    }
-    follow_to_end(&client, &started, quiet)
+    start("/runs", request(arguments), &arguments.server, (arguments.detach, quiet), out)
 }
 
 fn request(arguments: &PipelineRunArgs) -> Result<Value> {
     let bounds = FileBounds { bytes_max: FILE_BYTES_MAX, tasks_max: TASKS_MAX };
     let (text, format, pipeline) = read(&arguments.file, &bounds)?;
-    let here = std::env::current_dir().map_err(|error| Failure::failed(format!("this folder is gone: {error}")))?;
-    let cwd = arguments.cwd.as_ref().map_or(here.clone(), |cwd| here.join(cwd));
-    let cwd = cwd.to_str().ok_or_else(|| Failure::usage("--cwd: a request is text, and this is no UTF-8"))?;
+    let here = here()?;
     let mut request = json!({
         "pipeline": { "text": text, "format": format.as_str() },
-        "cwd": cwd,
+        "cwd": folder(arguments.cwd.as_deref(), &here)?,
         "env": variables(&arguments.env, arguments.env_all, &[])?,
         "params": params(&arguments.param)?,
     });

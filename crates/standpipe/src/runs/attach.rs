@@ -6,6 +6,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::server;
+use crate::cli::ServerArgs;
 use crate::client::Client;
 use crate::client::control::{about_runs, address};
 use crate::client::logs::{self, Begin, End};
@@ -28,11 +30,38 @@ impl Started {
     }
 }
 
+/// Starts what the request to `target` says, prints the link and then the output, and ends as it ends; `detach` leaves it to the
+/// server once it is accepted.
+///
+/// # Errors
+/// It could not be started; the code to end with is 125 then.
+pub(crate) fn start(
+    target: &str,
+    request: Result<Value>,
+    arguments: &ServerArgs,
+    (detach, quiet): (bool, bool),
+    out: &mut dyn Write,
+) -> Result<Exit> {
+    let not_started = |failure: Failure| Failure { exit: Exit::NOT_STARTED, ..failure };
+    let begin = || {
+        let request = request?;
+        let client = server(arguments)?;
+        let started: Started = client.block_on(client.control(Method::POST, target, Some(&request)))?;
+        Ok((client, started))
+    };
+    let (client, started) = begin().map_err(not_started)?;
+    if detach {
+        leave(&client, &started, out)?;
+        return Ok(Exit::Ok);
+    }
+    follow_to_end(&client, &started, quiet)
+}
+
 /// Prints id and link, and leaves the run to the server.
 ///
 /// # Errors
 /// Those of writing.
-pub(crate) fn leave(client: &Client, started: &Started, out: &mut dyn Write) -> Result<()> {
+pub(super) fn leave(client: &Client, started: &Started, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{} {}", started.id, started.link(client)).map_err(|error| Failure::output(&error))
 }
 
@@ -41,7 +70,7 @@ pub(crate) fn leave(client: &Client, started: &Started, out: &mut dyn Write) -> 
 ///
 /// # Errors
 /// The server can't be reached any more, or the output can't be written.
-pub(crate) fn follow_to_end(client: &Client, started: &Started, quiet: bool) -> Result<Exit> {
+fn follow_to_end(client: &Client, started: &Started, quiet: bool) -> Result<Exit> {
     if !quiet {
         eprintln!("standpipe: {} {}", started.id, started.link(client));
     }

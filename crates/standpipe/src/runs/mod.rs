@@ -19,8 +19,9 @@ use crate::client::control::{address, query};
 use crate::client::logs::{self, Begin};
 use crate::exit::{Exit, Failure, Result};
 
-pub(crate) use attach::{Started, follow_to_end, leave};
-pub(crate) use start::{run, variables};
+pub(crate) use attach::start;
+use attach::{Started, leave};
+pub(crate) use start::{folder, here, run, variables};
 
 /// The server that is meant, for who may have commands run.
 pub(crate) fn server(arguments: &ServerArgs) -> Result<Client> {
@@ -53,15 +54,8 @@ pub(crate) fn jobs(command: &JobsCommand, out: &mut dyn Write) -> Result<()> {
 /// `standpipe job …`.
 pub(crate) fn job(command: &JobCommand, quiet: bool, out: &mut dyn Write) -> Result<Exit> {
     let JobCommand::Run(JobRunArgs { name, param, detach, server: arguments }) = command;
-    let params = parameters(param)?;
-    let client = server(arguments)?;
     let target = address(&["jobs", name.as_str()]);
-    let started: Started = client.block_on(client.control(Method::POST, &target, Some(&params.into())))?;
-    if *detach {
-        leave(&client, &started, out)?;
-        return Ok(Exit::Ok);
-    }
-    follow_to_end(&client, &started, quiet)
+    start(&target, parameters(param).map(Value::from), arguments, (*detach, quiet), out)
 }
 
 /// `k=v` as a job takes it: JSON where it is a number or a boolean, else text.

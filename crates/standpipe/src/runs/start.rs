@@ -1,13 +1,11 @@
 //! `standpipe run`: from the command line to the request that starts a run.
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::attach::{Started, follow_to_end, leave};
-use super::server;
+use super::attach;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, Result};
 use crate::jobs::{environment, passed};
@@ -20,27 +18,14 @@ const STDIN_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// It could not be started; the code to end with is 125 then.
 pub(crate) fn run(arguments: &RunArgs, quiet: bool, out: &mut dyn Write) -> Result<Exit> {
-    let not_started = |failure: Failure| Failure { exit: Exit::NOT_STARTED, ..failure };
-    let start = || {
-        let request = request(arguments)?;
-        let client = server(&arguments.server)?;
-        let started: Started = client.block_on(client.control(Method::POST, "/runs", Some(&request)))?;
-        Ok((client, started))
-    };
-    let (client, started) = start().map_err(not_started)?;
-    if arguments.detach {
-        leave(&client, &started, out)?;
-        return Ok(Exit::Ok);
-    }
-    follow_to_end(&client, &started, quiet)
+    attach::start("/runs", request(arguments), &arguments.server, (arguments.detach, quiet), out)
 }
 
 fn request(arguments: &RunArgs) -> Result<Value> {
-    let here = std::env::current_dir().map_err(|error| Failure::failed(format!("this folder is gone: {error}")))?;
-    let cwd = arguments.cwd.as_ref().map_or(here.clone(), |cwd| here.join(cwd));
+    let here = here()?;
     let mut request = json!({
         "argv": arguments.command,
-        "cwd": text(cwd.as_os_str().to_str(), "--cwd")?,
+        "cwd": folder(arguments.cwd.as_deref(), &here)?,
         "env": variables(&arguments.env, arguments.env_all, &arguments.secret)?,
     });
     let mut add = |name: &str, value: Option<Value>| {
@@ -57,6 +42,17 @@ fn request(arguments: &RunArgs) -> Result<Value> {
     add("secrets", secrets(&arguments.secret, &here)?);
     add("stdin", arguments.stdin.as_deref().map(stdin).transpose()?);
     Ok(request)
+}
+
+/// The folder this command is in.
+pub(crate) fn here() -> Result<PathBuf> {
+    std::env::current_dir().map_err(|error| Failure::failed(format!("this folder is gone: {error}")))
+}
+
+/// The folder to start in, as a request says it.
+pub(crate) fn folder(cwd: Option<&Path>, here: &Path) -> Result<String> {
+    let cwd = cwd.map_or_else(|| here.to_owned(), |cwd| here.join(cwd));
+    text(cwd.to_str(), "--cwd").map(str::to_owned)
 }
 
 fn text<'t>(text: Option<&'t str>, what: &str) -> Result<&'t str> {
