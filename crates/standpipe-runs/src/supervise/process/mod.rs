@@ -11,6 +11,7 @@ mod program;
 pub(crate) mod sys;
 pub(super) mod thread;
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -119,8 +120,21 @@ fn make(
     groups: Option<&Groups>,
 ) -> Result<(thread::Made, Pipes), Failure> {
     let grouped = |error| Failure { stage: Stage::Group, error };
-    let group = groups.map(|groups| groups.group(resources)).transpose().map_err(grouped)?;
-    let doors = group.as_ref().map(cgroup::Group::doors).transpose().map_err(grouped)?.unwrap_or_default();
+    let entered = groups.map(|groups| {
+        let group = groups.group(resources)?;
+        group.doors().map(|doors| (group, doors))
+    });
+    let (group, doors) = match entered.transpose() {
+        Ok(entered) => entered.unzip(),
+        // A group that is there for its limits can't be done without; else what comes of the process is found by
+        // descent and environment, as on a system without groups.
+        Err(error) if resources.memory_bytes.or(resources.processes).is_some() => return Err(grouped(error)),
+        Err(error) => {
+            tracing::debug!(%error, "no cgroup for this process");
+            (None, None)
+        }
+    };
+    let doors = doors.unwrap_or_default();
     let program = Program {
         paths: texts.paths,
         argv: texts.argv,
@@ -190,6 +204,11 @@ impl Launcher for Processes {
     }
 }
 
+/// What is held (SIGSTOP) heeds nothing before it goes on.
+const ASK: [Signal; 2] = [Signal::TERM, Signal::CONT];
+/// Looks for those that were being forked while others were asked to end.
+const ASK_ROUNDS_MAX: usize = 8;
+
 /// One process and all that came of it.
 struct Process {
     started: Started,
@@ -213,6 +232,35 @@ impl Process {
     fn members(&self) -> Vec<proc::Known> {
         let marks: Vec<&str> = self.marks.iter().map(String::as_str).collect();
         proc::members(self.started.pid, &marks)
+    }
+
+    /// All that are there.
+    fn pids(&self) -> Vec<i32> {
+        match &self.started.group {
+            Some(group) => {
+                let mut pids = Vec::new();
+                group.each(|pid| pids.push(pid.as_raw_nonzero().get()));
+                pids
+            }
+            None => self.members().iter().map(proc::Known::pid).collect(),
+        }
+    }
+
+    /// Asks all that are there to end, and those that were being forked meanwhile; what is forked later may be there to
+    /// clean up.
+    fn ask_each(&self) {
+        let mut asked = HashSet::new();
+        for _ in 0..ASK_ROUNDS_MAX {
+            let new: Vec<_> = self.pids().into_iter().filter(|pid| asked.insert(*pid)).collect();
+            for pid in new.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+                ASK.into_iter().for_each(|signal| {
+                    let _gone = kill_process(pid, signal);
+                });
+            }
+            if new.is_empty() {
+                return;
+            }
+        }
     }
 
     fn signal_each(&self, signal: Signal) {
@@ -249,16 +297,10 @@ impl Child for Process {
     fn tell(&mut self, told: Told) {
         match told {
             Told::Terminate => {
-                // What is held (SIGSTOP) heeds nothing before it goes on.
-                for signal in [Signal::TERM, Signal::CONT] {
-                    match &self.started.group {
-                        Some(_) => self.signal_each(signal),
-                        None => {
-                            self.signal_own_group(signal);
-                            self.signal_each(signal);
-                        }
-                    }
+                if self.started.group.is_none() {
+                    ASK.into_iter().for_each(|signal| self.signal_own_group(signal));
                 }
+                self.ask_each();
             }
             Told::Kill => match &self.started.group {
                 Some(group) => group.kill(),

@@ -31,6 +31,13 @@ pub(crate) struct Known {
     begun: u64,
 }
 
+impl Known {
+    /// Its number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
 /// All processes of the system.
 fn all() -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };

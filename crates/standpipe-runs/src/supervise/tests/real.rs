@@ -279,3 +279,28 @@ async fn speed() {
     }
     real.gone().await;
 }
+
+#[tokio::test]
+async fn a_cgroup_that_can_not_be_made_is_missed_only_where_it_is_a_limit() {
+    let real = real().await;
+    let done = real.run(shell("sed -n 's/^0:://p' /proc/self/cgroup")).await;
+    let out = done.out();
+    let Some((home, _)) = out.trim_end().rsplit_once('/').filter(|(home, _)| home.contains("standpipe-")) else {
+        eprintln!("left out: there are no cgroups here");
+        return real.gone().await;
+    };
+    let home = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|all| std::path::PathBuf::from(format!("{all}{home}")));
+    let home = home.into_iter().find(|dir| dir.is_dir()).unwrap();
+    let removed = tokio::time::timeout(LONG, async {
+        while std::fs::remove_dir(&home).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    removed.await.unwrap();
+    real.run(command(&["/bin/true"])).await.check(TaskState::Succeeded, Some(0));
+    let mut limited = command(&["/bin/true"]);
+    limited.resources.processes = Some(100);
+    let done = real.run(limited).await;
+    assert_eq!(done.end.state, TaskState::Failed, "{:?}", done.end);
+    real.gone().await;
+}
