@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use standpipe_engine::{Appender, Error, ErrorKind, Result};
 use standpipe_tree::Path;
+use tokio::time::timeout;
 
 use crate::board::{Board, News};
 use crate::book::{self, Put};
@@ -35,6 +36,8 @@ const PLAN_BYTES_MAX: usize = 4 << 20;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// From the end of a run's output to its last record; longer only where that can't be stored.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a run goes on with, or repeats.
 pub(crate) struct Again {
@@ -328,7 +331,7 @@ impl Runs {
     /// # Errors
     /// `NotFound`, `Conflict` when the run has not ended, and those of [`Runs::start`].
     pub async fn retry(self: &Arc<Self>, id: &RunId, task: Option<&Name>, by: &str) -> Result<RunId> {
-        let of = self.finished(id)?;
+        let of = self.finished(id).await?;
         let tasks = match task {
             None => of.plan.tasks.iter().map(|task| (task.name.clone(), TaskRecord::default())).collect(),
             Some(task) if of.tasks.contains_key(task) => {
@@ -360,7 +363,7 @@ impl Runs {
     }
 
     async fn resume_alone(self: &Arc<Self>, id: &RunId, by: String) -> Result<RunId> {
-        let of = self.finished(id)?;
+        let of = self.finished(id).await?;
         let refused = |why: String| Err(Error::new(ErrorKind::Conflict, why));
         if let Some(other) = &of.resumed_by {
             return refused(format!("run {id} was resumed already: {other} goes on with it"));
@@ -389,8 +392,13 @@ impl Runs {
         self.accept(start, Some(again)).await
     }
 
-    /// The record of a run that is final.
-    pub(crate) fn finished(&self, id: &RunId) -> Result<RunRecord> {
+    /// The record of a run that is final. One whose output has ended is about to be: whoever has seen that end may go on.
+    pub(crate) async fn finished(&self, id: &RunId) -> Result<RunRecord> {
+        if let Some(board) = self.board(id)
+            && self.streams.head(&output_path(id))?.is_some_and(|head| head.ended.is_some())
+        {
+            let _late = timeout(SETTLES_WITHIN, board.settled()).await;
+        }
         if let Some(board) = self.board(id) {
             let state = board.look(|record| record.state).as_str();
             let message = format!("run {id} is {state}; wait for its end, or `standpipe runs stop {id}`");

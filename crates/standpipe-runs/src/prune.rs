@@ -39,7 +39,7 @@ impl Runs {
     /// # Errors
     /// `NotFound`, `Conflict` while it is not final.
     pub async fn remove(self: &Arc<Self>, id: &RunId) -> Result<()> {
-        let record = self.finished(id)?;
+        let record = self.finished(id).await?;
         if self.live.lock().resuming.contains(id) {
             return Err(Error::new(ErrorKind::Conflict, format!("run {id} is being resumed; try again")));
         }
