@@ -242,14 +242,15 @@ const scenarios = {
 
   // A pipeline: the graph, its states, and the output of one task.
   async pipeline(browser) {
-    const gate = path.join(dir, 'gate');
-    execFileSync('mkfifo', [gate]);
+    // One for each step: a second reader of the same one could still meet the writer of the first, and its end-of-file.
+    const gates = ['half', 'rest'].map((name) => path.join(dir, name));
+    execFileSync('mkfifo', gates);
     const text = `
 [task.fetch]
 run = "echo fetched"
 [task.build]
 needs = "fetch"
-run = "echo building; read line < '${gate}'; echo '::progress 0.5 half'; read line < '${gate}'; echo built"
+run = "echo building; read line < '${gates[0]}'; echo '::progress 0.5 half'; read line < '${gates[1]}'; echo built"
 [task.lint]
 needs = "fetch"
 run = "echo '<b>bad</b>' >&2; exit 4"
@@ -267,8 +268,8 @@ run = "echo never"
     await state('lint', 'failed');
     await state('build', 'running');
     await page.shows('building');
-    const say_line = () => closeSync((() => { const file = openSync(gate, 'w'); writeSync(file, 'go\n'); return file; })());
-    say_line();
+    const open = (gate) => closeSync((() => { const file = openSync(gate, 'w'); writeSync(file, 'go\n'); return file; })());
+    open(gates[0]);
     await page.until('progress', () => Number(document.querySelector('.task.running .done')?.getAttribute('width')) > 80);
     say({ edges: await page.page.$$eval('.edge', (edges) => edges.length), tasks: await page.page.$$eval('.task', (tasks) => tasks.length) });
     await page.page.evaluate(() => [...document.querySelectorAll('.task')].find((task) => task.textContent.includes('lint')).dispatchEvent(new MouseEvent('click', { bubbles: true })));
@@ -276,7 +277,7 @@ run = "echo never"
     say({ own: await page.rows('building'), hash: await page.page.evaluate(() => location.hash), err: await page.page.$$eval('.row.err', (rows) => rows.length) });
     await page.page.click('#all');
     await page.shows('building');
-    say_line();
+    open(gates[1]);
     await page.state('failed');
     await state('package', 'skipped');
     await page.until('offers it', () => !document.getElementById('resume').hidden);
