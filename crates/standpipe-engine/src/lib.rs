@@ -56,8 +56,8 @@ pub use crate::random::random_token;
 pub use crate::record::{Effect, Encoded, Record, Transaction};
 pub use crate::store::{FORMAT, Snapshot, State, StoreCursor};
 pub use crate::streams::{
-    Appender, Channel, Chunk, FORMS, From, Head, NewRecord, Outcome, Record as StreamRecord, StreamRead, StreamStats,
-    StreamWatch, Streams, StreamsVerified, verify_streams,
+    Appender, Channel, Chunk, FORMS, From, Head, NewRecord, Outcome, StreamRead, StreamStats, StreamWatch, Streams,
+    StreamsVerified, verify_streams,
 };
 pub use crate::view::View;
 pub use crate::watch::{ResetReason, Resume, Watch, WatchRead, resume};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use standpipe_engine::{Access, Clock, Databases, Engine, EngineConfig, Outcome};
+use standpipe_engine::{Access, Channel, Clock, Databases, Engine, EngineConfig, Outcome, StreamRead, Streams};
 use standpipe_serve::{Limits, LimitsHandle};
 use standpipe_tree::{Format, Path, to_json};
 use tokio::runtime::Runtime;
@@ -200,5 +200,29 @@ pub(crate) fn job(name: &str, acts: &[&str]) -> JobSpec {
         runs_max: None,
         schedule: None,
         scope: None,
+    }
+}
+
+/// All that is in a stream now, and how it ended if it has.
+pub(crate) fn read_all(streams: &Streams, path: &Path) -> (Vec<(Channel, Vec<u8>)>, Option<Outcome>) {
+    let mut watch =
+        streams.watch(path, standpipe_engine::From::Start).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let mut records = Vec::new();
+    loop {
+        let reads = match watch.read() {
+            StreamRead::Behind => watch.catch_up(1 << 20).unwrap(),
+            read => vec![read],
+        };
+        for read in reads {
+            match read {
+                StreamRead::Chunk(chunk, range) => {
+                    let shown = chunk.records().skip(range.start).take(range.len());
+                    records.extend(shown.map(|record| (record.channel, record.bytes.to_vec())));
+                }
+                StreamRead::Gap { .. } => panic!("{path}: a gap"),
+                StreamRead::Ended(outcome) => return (records, Some(outcome)),
+                StreamRead::Nothing | StreamRead::Behind => return (records, None),
+            }
+        }
     }
 }

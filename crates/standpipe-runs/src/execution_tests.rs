@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use standpipe_engine::{Engine, EngineConfig, From, StreamRead};
+use standpipe_engine::{Engine, EngineConfig};
 use standpipe_serve::Limits;
 use tokio::time::timeout;
 
 use super::*;
+use crate::bench::read_all;
 use crate::book::Book;
 use crate::file::{FileBounds, FileFormat, Pipeline};
 use crate::graph::redo;
@@ -76,30 +77,11 @@ impl Bench {
 
     /// Output, notes and end of a stream.
     fn read(&self, path: &str) -> (String, Vec<Value>, String) {
-        let path = Path::parse(path).unwrap();
-        let mut watch =
-            self.execution.streams.watch(&path, From::Start).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let (mut output, mut notes) = (String::new(), Vec::new());
-        loop {
-            let reads = match watch.read() {
-                StreamRead::Behind => watch.catch_up(1 << 20).unwrap(),
-                read => vec![read],
-            };
-            for read in reads {
-                match read {
-                    StreamRead::Chunk(chunk, range) => {
-                        for record in chunk.records().skip(range.start).take(range.len()) {
-                            match record.channel {
-                                Channel::Note => notes.push(serde_json::from_slice(record.bytes).unwrap()),
-                                _ => output += std::str::from_utf8(record.bytes).unwrap(),
-                            }
-                        }
-                    }
-                    StreamRead::Ended(outcome) => return (output, notes, outcome.state),
-                    other => panic!("{path}: {other:?}"),
-                }
-            }
-        }
+        let (records, end) = read_all(&self.execution.streams, &Path::parse(path).unwrap());
+        let (notes, output): (Vec<_>, Vec<_>) = records.into_iter().partition(|(channel, _)| *channel == Channel::Note);
+        let output = output.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        let notes = notes.iter().map(|(_, bytes)| serde_json::from_slice(bytes).unwrap()).collect();
+        (String::from_utf8(output).unwrap(), notes, end.unwrap_or_else(|| panic!("{path} is open")).state)
     }
 
     /// First arguments of what was started, in order.

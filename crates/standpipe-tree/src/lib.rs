@@ -20,6 +20,7 @@ pub mod query;
 pub mod rows;
 pub mod rules;
 pub mod server_value;
+pub mod stream_record;
 mod varint;
 
 pub use change::{Change, ChangeKind, Event, EventKind, Write};
@@ -44,6 +45,7 @@ pub use query::{
 pub use rows::{Conflict, ROWS_BYTES_MAX, Row, RowCursor, Rows, RowsBuilder, RowsCursor};
 pub use rules::{IndexRule, IndexSegment, RuleSet, RulesError};
 pub use server_value::resolve;
+pub use stream_record::{Channel, StreamRecord};
 
 #[cfg(test)]
 mod against_model;

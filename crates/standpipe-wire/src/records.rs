@@ -6,51 +6,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use standpipe_tree::write_json_string;
+use standpipe_tree::{Channel, StreamRecord, write_json_string};
 
 use crate::resp::reply;
 use crate::sse;
 use crate::websocket::{self, Opcode};
-
-/// Where a record came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// Standard output, or what a client appended.
-    Out,
-    /// Standard error.
-    Err,
-    /// Told about the stream, not part of its bytes: a JSON object.
-    Note,
-}
-
-impl Channel {
-    /// Its word, the same at every door.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Out => "out",
-            Self::Err => "err",
-            Self::Note => "note",
-        }
-    }
-
-    /// Reads the word.
-    pub fn parse(word: &[u8]) -> Option<Self> {
-        [Self::Out, Self::Err, Self::Note].into_iter().find(|channel| channel.as_str().as_bytes() == word)
-    }
-}
-
-/// One record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// Its place in the stream.
-    pub seq: u64,
-    /// Milliseconds since the epoch when it came.
-    pub at_ms: u64,
-    /// Where it came from.
-    pub channel: Channel,
-    /// What it holds: a line with its end, or a part of one.
-    pub bytes: &'a [u8],
-}
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,14 +45,14 @@ fn put_content(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends the bytes of a record as the stream's text has them: notes are no part of it.
-pub fn put_text(record: &Record<'_>, out: &mut Vec<u8>) {
+pub fn put_text(record: &StreamRecord<'_>, out: &mut Vec<u8>) {
     if record.channel != Channel::Note {
         out.extend_from_slice(record.bytes);
     }
 }
 
 /// Appends `{"event":"out","seq":7,"at":…,"text":"…"}`.
-pub fn put_json(record: &Record<'_>, out: &mut Vec<u8>) {
+pub fn put_json(record: &StreamRecord<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"event\":\"");
     out.extend_from_slice(record.channel.as_str().as_bytes());
     out.extend_from_slice(b"\",\"seq\":");
@@ -148,7 +108,7 @@ pub fn end_words(end: &End<'_>) -> String {
 }
 
 /// Appends a record as an event: its channel's name, its place as the id, and its JSON.
-pub fn put_event(record: &Record<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+pub fn put_event(record: &StreamRecord<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
     scratch.clear();
     put_json(record, scratch);
     sse::encode(record.channel.as_str(), Some(record.seq), scratch, out);
@@ -156,7 +116,7 @@ pub fn put_event(record: &Record<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) 
 
 /// Appends the text or binary message of a record: a line without its end, bytes that are not UTF-8 as they are. Notes
 /// are left out.
-pub fn put_message(record: &Record<'_>, out: &mut Vec<u8>) {
+pub fn put_message(record: &StreamRecord<'_>, out: &mut Vec<u8>) {
     if record.channel == Channel::Note {
         return;
     }
@@ -166,7 +126,7 @@ pub fn put_message(record: &Record<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends the message that is a record's JSON.
-pub fn put_json_message(record: &Record<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+pub fn put_json_message(record: &StreamRecord<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
     scratch.clear();
     put_json(record, scratch);
     websocket::put(Opcode::Text, scratch, out);
@@ -184,7 +144,7 @@ fn without_end(bytes: &[u8]) -> &[u8] {
 /// `LINE id seq at channel text` for what is exactly one line, its LF being this line's;
 /// `PART id seq at channel json` for anything else, a JSON string, or `{"base64":"…"}` for what is not UTF-8;
 /// `NOTE id seq at json` for a note.
-pub fn put_line(id: u64, record: &Record<'_>, out: &mut Vec<u8>) {
+pub fn put_line(id: u64, record: &StreamRecord<'_>, out: &mut Vec<u8>) {
     let whole = match memchr::memchr(b'\n', record.bytes) {
         Some(end) => end + 1 == record.bytes.len() && record.channel != Channel::Note,
         None => false,
@@ -228,7 +188,7 @@ pub fn entry_id(seq: u64) -> String {
 }
 
 /// Appends an entry of RESP: the id, and the fields `ch`, `at` and `data`.
-pub fn put_entry(record: &Record<'_>, out: &mut Vec<u8>) {
+pub fn put_entry(record: &StreamRecord<'_>, out: &mut Vec<u8>) {
     reply::array_head(2, out);
     reply::bulk(entry_id(record.seq).as_bytes(), out);
     reply::array_head(6, out);
@@ -260,10 +220,10 @@ pub fn put_end_entry(next_seq: u64, end: &End<'_>, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    type Put = fn(&Record<'_>, &mut Vec<u8>);
+    type Put = fn(&StreamRecord<'_>, &mut Vec<u8>);
 
-    fn record(channel: Channel, bytes: &[u8]) -> Record<'_> {
-        Record { seq: 7, at_ms: 1_700, channel, bytes }
+    fn record(channel: Channel, bytes: &[u8]) -> StreamRecord<'_> {
+        StreamRecord { seq: 7, at_ms: 1_700, channel, bytes }
     }
 
     fn check(put: Put, channel: Channel, bytes: &[u8], expected: &[u8]) {

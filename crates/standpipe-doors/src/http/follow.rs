@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, Version};
 use http_body::Frame;
-use standpipe_engine::{Chunk, Error, ErrorKind, Outcome};
+use standpipe_engine::{Channel, Chunk, Error, ErrorKind, Outcome};
 use standpipe_serve::{CloseReason, Outcome as Ended, RequestGuard, Session, WatchPermit};
 use standpipe_tree::write_json_string;
 use standpipe_wire::websocket::{self, Decoded, Decoder, Opcode, Said, Violation};
@@ -362,7 +362,7 @@ impl Feed {
 
 /// Offset of the first byte of output at or behind the record at `place` of a chunk.
 fn offset(chunk: &Chunk, place: usize) -> u64 {
-    let before = records_of(chunk, 0..place).filter(|record| record.channel != records::Channel::Note);
+    let before = records_of(chunk, 0..place).filter(|record| record.channel != Channel::Note);
     chunk.offset() + before.map(|record| record.bytes.len() as u64).sum::<u64>()
 }
 

@@ -12,8 +12,9 @@ use futures_util::future::select_all;
 use standpipe_engine::{Channel, From, Head};
 use standpipe_engine::{Error, ErrorKind, Identity};
 use standpipe_serve::Session;
+use standpipe_tree::StreamRecord;
 use standpipe_tree::{Path, write_json_string};
-use standpipe_wire::records::{self, Record, entry_id};
+use standpipe_wire::records::{self, entry_id};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -56,7 +57,7 @@ impl Looker {
     }
 
     /// Appends the entry of a record, as long as the reply does not grow too long.
-    fn push(&self, record: &Record<'_>, entries: &mut Vec<Vec<u8>>, bytes: &mut usize) -> Result<(), Error> {
+    fn push(&self, record: &StreamRecord<'_>, entries: &mut Vec<Vec<u8>>, bytes: &mut usize) -> Result<(), Error> {
         let mut entry = Vec::new();
         records::put_entry(record, &mut entry);
         *bytes += entry.len();

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use standpipe_engine::{Channel, Chunk, Outcome};
-use standpipe_tree::Path;
-use standpipe_wire::records::{self, End, Record};
+use standpipe_engine::{Chunk, Outcome};
+use standpipe_tree::{Channel, Path, StreamRecord};
+use standpipe_wire::records::{self, End};
 
 /// What records look like to a viewer; the discriminant is the place where a chunk keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +60,9 @@ impl Form {
     }
 }
 
-/// Some records of a chunk, as codecs know them.
-pub(crate) fn records_of(chunk: &Chunk, range: Range<usize>) -> impl Iterator<Item = Record<'_>> {
-    let channel = |channel| match channel {
-        Channel::Out => records::Channel::Out,
-        Channel::Err => records::Channel::Err,
-        Channel::Note => records::Channel::Note,
-    };
-    let record = move |record: standpipe_engine::StreamRecord<'_>| (record.seq, record.at_ms, channel(record.channel));
-    chunk.records().skip(range.start).take(range.len()).map(move |each| {
-        let (seq, at_ms, channel) = record(each);
-        Record { seq, at_ms, channel, bytes: each.bytes }
-    })
+/// Some records of a chunk.
+pub(crate) fn records_of(chunk: &Chunk, range: Range<usize>) -> impl Iterator<Item = StreamRecord<'_>> {
+    chunk.records().skip(range.start).take(range.len())
 }
 
 /// An outcome, as codecs know it.

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use standpipe_tree::{Channel, StreamRecord};
 
 use crate::bytes::Reader;
 
@@ -26,34 +27,13 @@ const CRC_AT: usize = FIXED - 4;
 /// The most that the head of one record takes.
 const RECORD_HEAD_MAX: usize = 2 * 10;
 
-/// Which of a process's channels a record is from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Channel {
-    /// Standard output, or the only one there is.
-    Out = 0,
-    /// Standard error.
-    Err = 1,
-    /// Said about the stream and not in it: a JSON text.
-    Note = 2,
+/// The channel that a record's head names.
+fn channel_of(code: u64) -> Option<Channel> {
+    Channel::ALL.into_iter().find(|channel| *channel as u64 == code)
 }
 
-impl Channel {
-    /// The name used in every protocol: `out`, `err`, `note`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Out => "out",
-            Self::Err => "err",
-            Self::Note => "note",
-        }
-    }
-
-    fn of(code: u64) -> Option<Self> {
-        [Self::Out, Self::Err, Self::Note].into_iter().find(|channel| *channel as u64 == code)
-    }
-
-    fn bit(self) -> u8 {
-        1 << self as u8
-    }
+fn bit(channel: Channel) -> u8 {
+    1 << channel as u8
 }
 
 /// A record on its way into a stream.
@@ -72,19 +52,6 @@ impl NewRecord {
     pub(crate) fn cost(&self) -> usize {
         self.bytes.len() + RECORD_HEAD_MAX
     }
-}
-
-/// A record of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// Its number in the stream, from 0; it never changes.
-    pub seq: u64,
-    /// When it was made, in milliseconds since the epoch.
-    pub at_ms: u64,
-    /// Where it is from.
-    pub channel: Channel,
-    /// What it says.
-    pub bytes: &'a [u8],
 }
 
 /// What the first bytes of a chunk say.
@@ -178,7 +145,7 @@ impl Chunk {
     /// The record that holds byte `offset` of the stream's output; the one after the last where this chunk does not.
     pub(crate) fn seq_at(&self, offset: u64) -> u64 {
         let mut end = self.head.offset;
-        let holds = move |record: &Record<'_>| {
+        let holds = move |record: &StreamRecord<'_>| {
             end += if record.channel == Channel::Note { 0 } else { record.bytes.len() as u64 };
             end > offset
         };
@@ -203,11 +170,11 @@ impl Chunk {
 
     /// Is there a record of this channel?
     pub fn has(&self, channel: Channel) -> bool {
-        self.head.channels & channel.bit() != 0
+        self.head.channels & bit(channel) != 0
     }
 
     /// The records, in order.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+    pub fn records(&self) -> impl Iterator<Item = StreamRecord<'_>> {
         let end = FIXED + self.head.payload as usize;
         Records {
             heads: Heads { rest: &self.data[end..], at_ms: self.head.first_ms },
@@ -254,7 +221,7 @@ impl Heads<'_> {
         let what = varint(&mut self.rest)?;
         let since = varint(&mut self.rest)?;
         self.at_ms = self.at_ms.wrapping_add((since >> 1) ^ 0u64.wrapping_sub(since & 1));
-        Some((Channel::of(what & 3)?, self.at_ms, usize::try_from(what >> 2).ok()?))
+        Some((channel_of(what & 3)?, self.at_ms, usize::try_from(what >> 2).ok()?))
     }
 }
 
@@ -265,12 +232,12 @@ struct Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = Record<'a>;
+    type Item = StreamRecord<'a>;
 
-    fn next(&mut self) -> Option<Record<'a>> {
+    fn next(&mut self) -> Option<StreamRecord<'a>> {
         let (channel, at_ms, len) = self.heads.read()?;
         let (bytes, rest) = self.payload.split_at_checked(len)?;
-        let record = Record { seq: self.seq, at_ms, channel, bytes };
+        let record = StreamRecord { seq: self.seq, at_ms, channel, bytes };
         (self.payload, self.seq) = (rest, self.seq + 1);
         Some(record)
     }
@@ -324,7 +291,7 @@ impl ChunkBuilder {
         let since = at_ms.wrapping_sub(self.last_ms) as i64;
         put_varint(&mut self.heads, ((since << 1) ^ (since >> 63)) as u64);
         self.last_ms = at_ms;
-        self.channels |= channel.bit();
+        self.channels |= bit(channel);
         if channel != Channel::Note {
             self.output += u32::try_from(bytes.len()).expect("records are far smaller");
         }

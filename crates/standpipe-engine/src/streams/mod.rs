@@ -25,10 +25,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+pub use standpipe_tree::Channel;
 use standpipe_tree::Path;
 
 pub use self::appender::Appender;
-pub use self::chunk::{Channel, Chunk, FORMS, NewRecord, Record};
+pub use self::chunk::{Chunk, FORMS, NewRecord};
 pub use self::head::{Head, Outcome};
 use self::live::{Hold, Lives};
 use self::metrics::StreamMetrics;

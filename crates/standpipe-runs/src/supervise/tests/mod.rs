@@ -11,12 +11,13 @@ mod scripted;
 use std::sync::Arc;
 use std::time::Duration;
 
-use standpipe_engine::{Appender, Channel, Engine, EngineConfig, From, OnFatal, StreamRead};
+use standpipe_engine::{Appender, Channel, Engine, EngineConfig, OnFatal};
 use standpipe_serve::{Limits, LimitsHandle};
 use standpipe_tree::Path;
 use tokio::sync::mpsc;
 
 use super::{Attempt, AttemptEnd, Launcher, Output, Running, Stop, Supervisor, SupervisorSettings, TaskEvent, Why};
+use crate::bench::read_all;
 use crate::command::Command;
 use crate::record::TaskState;
 
@@ -149,24 +150,7 @@ impl Bench {
 
     /// All that is in a stream now.
     fn records(&self, stream: &Appender) -> Vec<(Channel, Vec<u8>)> {
-        let mut watch = self.engine.streams().watch(stream.path(), From::Start).unwrap();
-        let mut records = Vec::new();
-        loop {
-            let reads = match watch.read() {
-                StreamRead::Behind => watch.catch_up(1 << 20).unwrap(),
-                read => vec![read],
-            };
-            for read in reads {
-                match read {
-                    StreamRead::Chunk(chunk, range) => {
-                        let shown = chunk.records().skip(range.start).take(range.len());
-                        records.extend(shown.map(|record| (record.channel, record.bytes.to_vec())));
-                    }
-                    StreamRead::Gap { .. } => panic!("a gap"),
-                    StreamRead::Ended(_) | StreamRead::Nothing | StreamRead::Behind => return records,
-                }
-            }
-        }
+        read_all(self.engine.streams(), stream.path()).0
     }
 
     /// Waits until there is such an output.
