@@ -236,6 +236,70 @@ limits! {
     /// can't start more.
     run_processes_max: u64 = 0;
 
+    /// MCP: bytes of one message, either way. Default 8 MiB. Over it: "too large" (HTTP 413, 4130); a server behind the
+    /// gateway that sends more is ended.
+    mcp_message_bytes_max: usize = 8 * MIB;
+    /// MCP: calls at work at once in one process behind the gateway. Default 64. Over it: a call waits in the queue.
+    mcp_calls_per_child_max: usize = 64;
+    /// MCP: calls at work at once of one principal, in each server. Default 32. Over it: a call waits in the queue.
+    mcp_calls_per_principal_max: usize = 32;
+    /// MCP: calls waiting for one server. Default 256. Over it: refused with a retry hint.
+    mcp_queue_calls_max: usize = 256;
+    /// MCP: time that a call may wait in the queue, in milliseconds. Default 5,000. Later: refused with a retry hint.
+    mcp_queue_wait_ms_max: u64 = 5_000;
+    /// MCP: processes behind the gateway. Default 32. Over it: refused with a retry hint.
+    mcp_children_max: usize = 32;
+    /// MCP: processes behind the gateway that serve one principal only. Default 8. Over it: refused with a retry hint.
+    mcp_children_per_principal_max: usize = 8;
+    /// MCP: sessions. Default 1,024. Over it: refused with a retry hint.
+    mcp_sessions_max: usize = 1_024;
+    /// MCP: sessions of one principal. Default 64. Over it: refused with a retry hint.
+    mcp_sessions_per_principal_max: usize = 64;
+    /// MCP: sessions that one principal may open per second. Default 5. Over it: refused (HTTP 429) with the time to wait.
+    mcp_initialize_per_s_max: usize = 5;
+    /// MCP: sessions that one principal may have saved up, to open at once. Default 20. Over it: as above.
+    mcp_initialize_burst_max: usize = 20;
+    /// MCP: bytes that wait in one stream towards a client. Default 1 MiB; one message is always taken. Over it: the stream
+    /// ends.
+    mcp_outlet_bytes_max: usize = MIB;
+    /// MCP: messages that wait in one stream towards a client. Default 1,024. Over it: the stream ends.
+    mcp_outlet_messages_max: usize = 1_024;
+    /// MCP: messages kept of one stream for a client that resumes it. Default 256. Over it: the oldest go, and a resume
+    /// that wants them is answered 404.
+    mcp_replay_messages_max: usize = 256;
+    /// MCP: bytes of them. Default 1 MiB. Over it: as above.
+    mcp_replay_bytes_max: usize = MIB;
+    /// MCP: time that they are kept after a client was lost, in milliseconds. Default 60,000. Later: as above.
+    mcp_replay_ms_max: u64 = 60_000;
+    /// MCP: time that a session may be without a call and a stream, in milliseconds. Default 300,000. Later: ended, and the
+    /// next request is answered 404.
+    mcp_idle_ms_max: u64 = 300_000;
+    /// MCP: from the start of a process behind the gateway to its first answer, in milliseconds. Default 30,000. Later: it
+    /// is ended, and calls fail (5021).
+    mcp_start_ms_max: u64 = 30_000;
+    /// MCP: time for a call without any progress, in milliseconds. Default 60,000. Later: it is cancelled, and the caller
+    /// told so (5040).
+    mcp_call_ms_max: u64 = 60_000;
+    /// MCP: time for a call, whatever its progress, in milliseconds. Default 600,000. Later: as above.
+    mcp_call_total_ms_max: u64 = 600_000;
+    /// MCP: time without a process behind the gateway reading a single byte, in milliseconds. Default 10,000. Later: it is
+    /// ended.
+    mcp_stdin_progress_ms_max: u64 = 10_000;
+    /// MCP: time for calls to end when the gateway stops, or a server leaves it, in milliseconds. Default 5,000; 0 aborts at
+    /// once.
+    mcp_drain_ms: u64 = 5_000;
+    /// MCP: time for a process behind the gateway to end when its input ends, and again when it is asked to (SIGTERM), in
+    /// milliseconds. Default 2,000; 0 kills at once.
+    mcp_grace_ms: u64 = 2_000;
+    /// MCP: silence after which an open stream is sent a comment, in milliseconds. Default 15,000.
+    mcp_keepalive_ms: u64 = 15_000;
+    /// MCP: resources that one stream or session may be told about. Default 100. Over it: refused.
+    mcp_subscriptions_per_stream_max: usize = 100;
+    /// MCP: streams of subscriptions of one principal. Default 16. Over it: refused with a retry hint.
+    mcp_streams_per_principal_max: usize = 16;
+    /// MCP: streams of subscriptions. Default 1,000. Over it: refused with a retry hint.
+    mcp_streams_max: usize = 1_000;
+
     /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
     /// with a retry hint.
     writer_queue_intents_max: usize = 16_384;
@@ -287,7 +351,7 @@ limits! {
 }
 
 /// The limits for which `0` means something.
-const ZERO_ALLOWED: [&str; 12] = [
+const ZERO_ALLOWED: [&str; 14] = [
     "requests_per_s_per_peer_max",
     "worker_grow_after_ms",
     "watch_gather_ms",
@@ -300,6 +364,8 @@ const ZERO_ALLOWED: [&str; 12] = [
     "run_memory_bytes_max",
     "run_files_max",
     "run_processes_max",
+    "mcp_drain_ms",
+    "mcp_grace_ms",
 ];
 
 /// Limits that can't be meant.
@@ -334,7 +400,11 @@ pub enum LimitsError {
 }
 
 /// Pairs of which the first must not exceed the second.
-const ORDERED: [(&str, &str); 13] = [
+const ORDERED: [(&str, &str); 17] = [
+    ("mcp_children_per_principal_max", "mcp_children_max"),
+    ("mcp_sessions_per_principal_max", "mcp_sessions_max"),
+    ("mcp_streams_per_principal_max", "mcp_streams_max"),
+    ("mcp_call_ms_max", "mcp_call_total_ms_max"),
     ("stream_record_bytes_max", "streams_queue_bytes_max"),
     ("stream_ring_bytes_max", "streams_ring_bytes_max"),
     ("poll_hold_ms_max", "poll_silence_ms_max"),

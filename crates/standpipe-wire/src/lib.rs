@@ -2,6 +2,7 @@
 //! codec knows no socket, clock or tree, and never panics on bytes from outside.
 
 pub mod firebase;
+pub mod jsonrpc;
 pub mod line;
 pub mod longpoll;
 pub mod records;

@@ -1,0 +1,23 @@
+//! MCP between a decoded message and its answer. Doors bring messages of clients and carry answers back; what answers is a
+//! [`Server`]: the tree, a process behind the gateway, another server far away, several of them joined, or a tape.
+//!
+//! ```text
+//! doors (HTTP, SSE, WebSocket, lines) ── Message ──► Server: call, open ── layers (limits, rules, tape, filter) ──► upstream
+//!                    ◄── Inlet ◄── Outlet ◄── replies, progress, news
+//! ```
+//!
+//! There is no socket of a client, HTTP status line or tree in here. Two eras of the protocol exist (spec mcp §1): in the *modern*
+//! one each request stands alone ([`ModernServer`]); in the *legacy* one a session is opened and talked in ([`LegacyServer`]). A
+//! [`Server`] speaks both, by itself or through a bridge.
+
+mod caller;
+pub mod exchange;
+pub mod fault;
+pub mod metrics;
+mod server;
+
+pub use self::caller::{Caller, Scopes};
+pub use self::exchange::{Inlet, Outlet, exchange};
+pub use self::fault::Fault;
+pub use self::metrics::Metrics;
+pub use self::server::{Conversation, LegacyServer, ModernServer, Server};

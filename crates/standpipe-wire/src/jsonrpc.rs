@@ -1,0 +1,486 @@
+//! JSON-RPC 2.0 messages as they came: the bytes, and where the envelope's parts are in them. What a message means is not
+//! known here; whatever is not asked for is passed on byte for byte (spec mcp §4.2).
+//!
+//! The bytes are looked through once, and are valid JSON from then on. A change is a splice: [`Message::edit`] names spans and what takes
+//! their place; no value is decoded and encoded again.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// A part of a message, as offsets into its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn of(part: &str, whole: &[u8]) -> Self {
+        let start = part.as_ptr().addr() - whole.as_ptr().addr();
+        // `Message::parse` takes nothing longer than a `u32` can count.
+        Self { start: start as u32, end: (start + part.len()) as u32 }
+    }
+
+    /// The bytes of the part.
+    pub fn of_bytes(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It wants an answer.
+    Request,
+    /// It wants none.
+    Notification,
+    /// A result or an error.
+    Response,
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON, or not UTF-8.
+    #[error("not JSON: {0}")]
+    Json(String),
+    /// An array: the protocol has no batches.
+    #[error("a batch: send one message at a time")]
+    Batch,
+    /// JSON, but no message.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+impl Malformed {
+    /// The error code of JSON-RPC for it.
+    pub fn code(&self) -> i64 {
+        match self {
+            Self::Json(_) => -32_700,
+            Self::Batch | Self::Invalid(_) => -32_600,
+        }
+    }
+}
+
+/// A method, where it stands or decoded.
+#[derive(Clone, Debug)]
+enum Name {
+    Plain(Span),
+    Decoded(Box<str>),
+}
+
+/// One message. Cloning it copies no bytes.
+#[derive(Clone)]
+pub struct Message {
+    bytes: Bytes,
+    kind: Kind,
+    id: Option<Span>,
+    method: Option<Name>,
+    /// `params`, `result` or `error`.
+    body: Option<Span>,
+    failed: bool,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Contents may be secret.
+        write!(f, "Message({:?} {} of {} bytes)", self.kind, self.method().unwrap_or_default(), self.bytes.len())
+    }
+}
+
+/// The members of the envelope that are looked at; a second one of a name is refused by serde.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    error: Option<&'a RawValue>,
+}
+
+/// A member that is there, were it `null`.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl Message {
+    /// Takes bytes apart. White space around the message is dropped.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn parse(bytes: Bytes) -> Result<Self, Malformed> {
+        let trimmed = bytes.trim_ascii();
+        let bytes = if trimmed.len() == bytes.len() { bytes } else { bytes.slice_ref(trimmed) };
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(Malformed::Invalid("a message of 4 GiB or more"));
+        }
+        let not_json = |error: serde_json::Error| Malformed::Json(error.to_string());
+        match bytes.first() {
+            Some(b'{') => {}
+            Some(first) => {
+                serde_json::from_slice::<IgnoredAny>(&bytes).map_err(not_json)?;
+                return Err(if *first == b'[' {
+                    Malformed::Batch
+                } else {
+                    Malformed::Invalid("a message is an object")
+                });
+            }
+            None => return Err(Malformed::Json("no bytes".into())),
+        }
+        let envelope: Envelope<'_> = serde_json::from_slice(&bytes).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                Malformed::Invalid("a member of the envelope (jsonrpc, id, method, params, result, error) stands twice")
+            }
+            _ => not_json(error),
+        })?;
+        let span = |raw: &RawValue| Span::of(raw.get(), &bytes);
+        if envelope.jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") {
+            return Err(Malformed::Invalid("\"jsonrpc\" must be \"2.0\""));
+        }
+        let method = match envelope.method.map(RawValue::get) {
+            None => None,
+            Some(text) if !text.starts_with('"') => return Err(Malformed::Invalid("\"method\" must be a string")),
+            Some(text) if text.contains('\\') => Some(Name::Decoded(serde_json::from_str(text).map_err(not_json)?)),
+            Some(text) => Some(Name::Plain(Span::of(&text[1..text.len() - 1], &bytes))),
+        };
+        let id = match envelope.id.map(RawValue::get) {
+            None => None,
+            Some("null") if method.is_none() => None,
+            Some(text) if text.starts_with(['"', '-']) || text.as_bytes()[0].is_ascii_digit() => {
+                Some(Span::of(text, &bytes))
+            }
+            Some(_) => return Err(Malformed::Invalid("\"id\" must be a string or a number")),
+        };
+        let (kind, body, failed) = match (&method, envelope.result, envelope.error) {
+            (Some(_), None, None) => {
+                let kind = if id.is_some() { Kind::Request } else { Kind::Notification };
+                (kind, envelope.params.map(span), false)
+            }
+            (None, Some(result), None) if id.is_some() => (Kind::Response, Some(span(result)), false),
+            (None, None, Some(error)) => (Kind::Response, Some(span(error)), true),
+            _ => return Err(Malformed::Invalid("a message has a method, or an id with a result or an error")),
+        };
+        if kind != Kind::Response && body.is_some_and(|body| !matches!(body.of_bytes(&bytes).first(), Some(b'{'))) {
+            return Err(Malformed::Invalid("\"params\" must be an object"));
+        }
+        Ok(Self { kind, id, method, body, failed, bytes })
+    }
+
+    /// A message that we wrote ourselves.
+    fn own(json: Vec<u8>) -> Self {
+        Self::parse(json.into()).expect("it was written as a message just now")
+    }
+
+    /// A request. `id` and `params` are JSON.
+    pub fn request(id: &[u8], method: &str, params: &[u8]) -> Self {
+        Self::own(
+            [
+                b"{\"jsonrpc\":\"2.0\",\"id\":",
+                id,
+                b",\"method\":\"",
+                method.as_bytes(),
+                b"\",\"params\":",
+                params,
+                b"}",
+            ]
+            .concat(),
+        )
+    }
+
+    /// A notification. `params` is JSON.
+    pub fn notification(method: &str, params: &[u8]) -> Self {
+        Self::own([b"{\"jsonrpc\":\"2.0\",\"method\":\"", method.as_bytes(), b"\",\"params\":", params, b"}"].concat())
+    }
+
+    /// The result of a request. `id` and `result` are JSON.
+    pub fn result(id: &[u8], result: &[u8]) -> Self {
+        Self::own([b"{\"jsonrpc\":\"2.0\",\"id\":", id, b",\"result\":", result, b"}"].concat())
+    }
+
+    /// The failure of a request; without an id it could not be read. `data` is JSON.
+    pub fn error(id: Option<&[u8]>, code: i64, message: &str, data: Option<&[u8]>) -> Self {
+        let message = serde_json::to_vec(message).expect("a string can be written as JSON");
+        let (before, data) = data.map_or((&b""[..], &b""[..]), |data| (b",\"data\":", data));
+        let parts: [&[u8]; 9] = [
+            b"{\"jsonrpc\":\"2.0\",\"id\":",
+            id.unwrap_or(b"null"),
+            b",\"error\":{\"code\":",
+            &code.to_string().into_bytes(),
+            b",\"message\":",
+            &message,
+            before,
+            data,
+            b"}}",
+        ];
+        Self::own(parts.concat())
+    }
+
+    /// The message as it is sent, without a newline at its end. One inside, between its parts, is possible: see [`Message::line`].
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The message on one line: newlines between its parts, which are white space, become spaces.
+    pub fn line(&self) -> Bytes {
+        if !self.bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return self.bytes.clone();
+        }
+        let space = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
+        self.bytes.iter().map(space).collect::<Vec<_>>().into()
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its id as it stands: a JSON string or number.
+    pub fn id(&self) -> Option<&[u8]> {
+        self.id.map(|span| span.of_bytes(&self.bytes))
+    }
+
+    /// [`Message::id`], to be kept.
+    pub fn id_bytes(&self) -> Option<Bytes> {
+        self.id().map(|id| self.bytes.slice_ref(id))
+    }
+
+    /// The id as a number, if it is one as we write them.
+    pub fn id_number(&self) -> Option<u64> {
+        std::str::from_utf8(self.id()?).ok()?.parse().ok()
+    }
+
+    /// The method of a request or notification.
+    pub fn method(&self) -> Option<&str> {
+        match self.method.as_ref()? {
+            Name::Decoded(name) => Some(name),
+            Name::Plain(span) => {
+                Some(std::str::from_utf8(span.of_bytes(&self.bytes)).expect("serde_json has checked it"))
+            }
+        }
+    }
+
+    /// The span of `params`, `result` or `error`, whichever it has.
+    pub fn body(&self) -> Option<Span> {
+        self.body
+    }
+
+    /// `params`, `result` or `error` as it stands.
+    pub fn body_bytes(&self) -> Option<&[u8]> {
+        self.body.map(|span| span.of_bytes(&self.bytes))
+    }
+
+    /// Whether it is the failure of a request.
+    pub fn is_error(&self) -> bool {
+        self.failed
+    }
+
+    /// The span of the member that `path` leads to, below [`Message::body`].
+    ///
+    /// # Errors
+    /// A member on the way stands twice: two readers could take it for two values.
+    pub fn at(&self, path: &[&str]) -> Result<Option<Span>, Malformed> {
+        let mut span = match self.body {
+            Some(span) => span,
+            None => return Ok(None),
+        };
+        for name in path {
+            match member(&self.bytes, span, name)? {
+                Some(inner) => span = inner,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(span))
+    }
+
+    /// The JSON at a span of this message.
+    pub fn slice(&self, span: Span) -> &[u8] {
+        span.of_bytes(&self.bytes)
+    }
+
+    /// The string that `path` leads to; `None` where there is none, or something else.
+    ///
+    /// # Errors
+    /// As [`Message::at`].
+    pub fn text_at(&self, path: &[&str]) -> Result<Option<String>, Malformed> {
+        Ok(self.at(path)?.and_then(|span| serde_json::from_slice(self.slice(span)).ok()))
+    }
+
+    /// The message with another id, which is JSON.
+    #[must_use]
+    pub fn with_id(&self, id: &[u8]) -> Self {
+        match self.id {
+            Some(span) => self.edit(&mut [Edit::replace(span, id)]),
+            None => self.clone(),
+        }
+    }
+
+    /// The message with some parts changed. Spans must not overlap.
+    ///
+    /// # Panics
+    /// What comes out is no message.
+    #[must_use]
+    pub fn edit(&self, edits: &mut [Edit<'_>]) -> Self {
+        edits.sort_by_key(|edit| edit.at.start);
+        let added: usize = edits.iter().map(|edit| edit.parts.iter().map(|part| part.len()).sum::<usize>()).sum();
+        let mut out = Vec::with_capacity(self.bytes.len() + added);
+        let mut from = 0;
+        for edit in edits {
+            out.extend_from_slice(&self.bytes[from..edit.at.start as usize]);
+            edit.parts.iter().for_each(|part| out.extend_from_slice(part));
+            from = edit.at.end as usize;
+        }
+        out.extend_from_slice(&self.bytes[from..]);
+        Self::own(out)
+    }
+
+    /// The edit that adds a member to the object at `object`, in front of the others. `value` is JSON.
+    ///
+    /// # Panics
+    /// There is no object at `object`.
+    pub fn insert<'a>(&self, object: Span, name: &'a str, value: &'a [u8]) -> Edit<'a> {
+        let text = self.slice(object);
+        assert_eq!(text.first(), Some(&b'{'), "members are added to objects");
+        let is_empty = text[1..].trim_ascii_start().first() == Some(&b'}');
+        let at = Span { start: object.start + 1, end: object.start + 1 };
+        Edit { at, parts: [b"\"", name.as_bytes(), b"\":", value, if is_empty { b"" } else { b"," }] }
+    }
+}
+
+/// A change of a part of a message.
+#[derive(Clone, Debug)]
+pub struct Edit<'a> {
+    at: Span,
+    parts: [&'a [u8]; 5],
+}
+
+impl<'a> Edit<'a> {
+    /// The part at `at` becomes `with`, which is JSON.
+    pub fn replace(at: Span, with: &'a [u8]) -> Self {
+        Self { at, parts: [with, b"", b"", b"", b""] }
+    }
+}
+
+/// The member `name` of the object at `of`; `None` where it is no object.
+///
+/// # Errors
+/// It stands twice.
+fn member(bytes: &[u8], of: Span, name: &str) -> Result<Option<Span>, Malformed> {
+    struct Find<'n>(&'n str);
+
+    impl<'de> Visitor<'de> for Find<'_> {
+        type Value = Result<Option<&'de RawValue>, Malformed>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            let mut twice = false;
+            while let Some(Key(key)) = map.next_key()? {
+                if key == self.0 {
+                    twice |= found.replace(map.next_value()?).is_some();
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(if twice { Err(Malformed::Invalid("a member that is looked at stands twice")) } else { Ok(found) })
+        }
+    }
+
+    let text = of.of_bytes(bytes);
+    if text.first() != Some(&b'{') {
+        return Ok(None);
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let found = deserializer.deserialize_map(Find(name)).map_err(|error| Malformed::Json(error.to_string()))??;
+    Ok(found.map(|raw| Span::of(raw.get(), bytes)))
+}
+
+/// A key, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] std::borrow::Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Message, Malformed> {
+        Message::parse(Bytes::copy_from_slice(json.as_bytes()))
+    }
+
+    #[test]
+    fn messages_are_known_by_their_members() {
+        let check = |json: &str, expected: Kind| assert_eq!(parse(json).unwrap().kind(), expected, "{json}");
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, Kind::Request);
+        check(r#" {"method":"a\u0062","id":"x","jsonrpc":"2.0","params":{}} "#, Kind::Request);
+        check(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, Kind::Notification);
+        check(r#"{"jsonrpc":"2.0","id":1,"result":null}"#, Kind::Response);
+        check(r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#, Kind::Response);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let check = |json: &str, code: i64| assert_eq!(parse(json).unwrap_err().code(), code, "{json}");
+        check("", -32_700);
+        check("{", -32_700);
+        check("nonsense", -32_700);
+        check("[]", -32_600);
+        check("1", -32_600);
+        check("{}", -32_600);
+        check(r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#, -32_600);
+        check(r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#, -32_600);
+        check(r#"{"jsonrpc":"2.0","id":{},"method":"a"}"#, -32_600);
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, -32_600);
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"a","params":[]}"#, -32_600);
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"a","result":1}"#, -32_600);
+        check(r#"{"jsonrpc":"2.0","id":1}"#, -32_600);
+    }
+
+    #[test]
+    fn an_edit_leaves_everything_else_as_it_is() {
+        let json = r#"{"x":9007199254740993,"jsonrpc":"2.0","id":"a","params":{"b":1,"_meta":{"progressToken":7}, "a":1.0},"method":"m"}"#;
+        let message = parse(json).unwrap();
+        let token = message.at(&["_meta", "progressToken"]).unwrap().unwrap();
+        let meta = message.at(&["_meta"]).unwrap().unwrap();
+        let edited =
+            message.edit(&mut [Edit::replace(token, b"\"t\""), message.insert(meta, "n", b"null")]).with_id(b"12");
+        let expected = json
+            .replace(":7", ":\"t\"")
+            .replace("\"_meta\":{", "\"_meta\":{\"n\":null,")
+            .replace("\"id\":\"a\"", "\"id\":12");
+        assert_eq!(edited.bytes(), expected.as_bytes());
+        assert_eq!((edited.id_number(), edited.method()), (Some(12), Some("m")));
+    }
+
+    #[test]
+    fn a_member_that_stands_twice_is_not_taken_for_one() {
+        let message = parse(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","n\u0061me":"b","other":1,"other":2}}"#).unwrap();
+        assert!(message.at(&["name"]).is_err());
+        assert!(message.at(&["missing"]).unwrap().is_none());
+    }
+
+    #[test]
+    fn own_messages_are_what_was_said() {
+        assert_eq!(
+            Message::error(None, 5_020, "a \"b\"", Some(b"{}")).bytes(),
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":5020,"message":"a \"b\"","data":{}}}"#
+        );
+        assert_eq!(Message::result(b"\"x\"", b"{}").id(), Some(&b"\"x\""[..]));
+        assert_eq!(
+            parse("{\n\"jsonrpc\":\"2.0\",\r\n\"method\":\"a\"}").unwrap().line(),
+            "{ \"jsonrpc\":\"2.0\",  \"method\":\"a\"}"
+        );
+    }
+}
