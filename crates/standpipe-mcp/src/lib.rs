@@ -13,11 +13,13 @@
 mod caller;
 pub mod exchange;
 pub mod fault;
+pub mod layer;
 pub mod metrics;
 mod server;
 
 pub use self::caller::{Caller, Scopes};
 pub use self::exchange::{Inlet, Outlet, exchange};
 pub use self::fault::Fault;
+pub use self::layer::{Hook, Layered};
 pub use self::metrics::Metrics;
 pub use self::server::{Conversation, LegacyServer, ModernServer, Server};
