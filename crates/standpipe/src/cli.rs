@@ -1,5 +1,6 @@
 //! The command line: its words, their help, and nothing of what they do.
 
+mod mcp;
 mod pipeline;
 mod runs;
 
@@ -12,6 +13,10 @@ use crate::config::{Durability, LogFormat};
 use crate::exit::Exit;
 use crate::pipe::{PipeMode, RenderAs};
 
+pub(crate) use mcp::{
+    McpArgs, McpCommand, McpConnectArgs, McpCredentialArgs, McpEra, McpExportHarArgs, McpGatewayArgs, McpMode,
+    McpReplayArgs, McpStatusArgs, McpStdioArgs,
+};
 pub(crate) use pipeline::{PipelineCheckArgs, PipelineCommand, PipelineRunArgs};
 pub(crate) use runs::{
     ArtefactArgs, JobCommand, JobRunArgs, JobsCommand, ListArgs, LogsArgs, PruneArgs, RefArgs, RetryArgs, RunArgs,
@@ -169,6 +174,19 @@ Examples:
     /// Start a job that the server's configuration names
     #[command(subcommand)]
     Job(JobCommand),
+    /// Speak MCP: the tree for agents, and a gateway in front of other servers
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "\
+With --url alone it speaks stdin and stdout for the tree of a server, as an agent's configuration wants it. docs/mcp.md and \
+docs/gateway.md say more.
+
+Examples:
+  standpipe mcp --url http://127.0.0.1:9000
+  standpipe mcp gateway --listen 127.0.0.1:9001 -- ./my-server"
+    )]
+    Mcp(McpArgs),
     /// Keep a copy of the value at a path in a file, replaced whole after every change
     #[command(after_help = "\
 Any number of readers, none of which ever sees half of it. --on-change runs through sh when the file has \

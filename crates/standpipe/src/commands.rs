@@ -19,7 +19,7 @@ use crate::client::position::Position;
 use crate::client::{Call, Client, Target, Verb, import, logs, presence, watch};
 use crate::config::{self, LogFormat, Mode, Settings};
 use crate::exit::{Exit, Failure, Result};
-use crate::{emulator, local, logging, mirror, node, pipe, pipeline, runs, token};
+use crate::{emulator, local, logging, mcp, mirror, node, pipe, pipeline, runs, token};
 
 /// The largest value that one request may carry (the server's default limit).
 const VALUE_BYTES_MAX: u64 = 256 << 20;
@@ -34,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         }
         Command::Dev(arguments) => return serve(Mode::Dev, arguments, verbosity),
         Command::Serve(arguments) => return serve(Mode::Serve, arguments, verbosity),
+        Command::Mcp(arguments) => return mcp::run(arguments, verbosity),
         // Servers in the foreground: -v tells of each reader.
         Command::Pipe(arguments) => {
             logging::start(LevelFilter::INFO, verbosity.steps(), LogFormat::Human)?;
@@ -51,7 +52,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
     }
     let out = &mut std::io::stdout().lock();
     match &cli.command {
-        Command::Dev(_) | Command::Serve(_) | Command::Pipe(_) | Command::Guard { .. } => {}
+        Command::Dev(_) | Command::Serve(_) | Command::Pipe(_) | Command::Mcp(_) | Command::Guard { .. } => {}
         Command::Get(arguments) => get(arguments, out)?,
         Command::Put(arguments) => put(arguments, verbosity)?,
         Command::Patch(arguments) => patch(arguments, verbosity)?,

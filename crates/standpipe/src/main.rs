@@ -12,6 +12,7 @@ mod exit;
 mod jobs;
 mod local;
 mod logging;
+mod mcp;
 mod mirror;
 #[cfg(all(feature = "fuse", target_os = "linux"))]
 mod mount;
