@@ -421,6 +421,15 @@ pub(crate) struct NodeArgs {
     /// Where redis clients connect: an address, or the path of a Unix socket [default: nowhere]
     #[arg(long, value_name = "HOST:PORT|PATH")]
     pub(crate) resp: Option<String>,
+    /// Where MCP is spoken besides where HTTP is, at /mcp [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) mcp: Option<String>,
+    /// Where MCP is spoken one message a line: an address, or the path of a Unix socket [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT|PATH")]
+    pub(crate) mcp_line: Option<String>,
+    /// MCP servers to serve at /mcp/s/NAME: a JSON file with `mcpServers`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mcp_servers: Option<PathBuf>,
     /// Speak https too, with the certificate of this host name (see docs/security.md)
     #[arg(long, value_name = "NAME")]
     pub(crate) tls: Option<String>,

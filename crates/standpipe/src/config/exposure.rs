@@ -13,6 +13,8 @@ pub(super) fn check(mode: Mode, values: &Values, layers: &Layers) -> Result<()> 
         ("server.listen", &values.server.listen, "--listen"),
         ("server.line", &values.server.line, "--line"),
         ("server.resp", &values.server.resp, "--resp"),
+        ("mcp.listen", &values.mcp.listen, "--mcp"),
+        ("mcp.line", &values.mcp.line, "--mcp-line"),
     ];
     for (name, at, argument) in doors {
         let (tls, at) = over_tls(at);

@@ -61,6 +61,7 @@ pub(crate) struct Values {
     pub(crate) auth: Auth,
     pub(crate) tls: Tls,
     pub(crate) runs: Runs,
+    pub(crate) mcp: Mcp,
     pub(crate) limits: Limits,
     /// What others than the user of the server may have run, each a `[job.NAME]` of the file.
     #[serde(default)]
@@ -166,6 +167,32 @@ impl Tls {
 pub(crate) struct Runs {
     /// Whether this server runs anything.
     pub(crate) enabled: bool,
+}
+
+/// MCP: the tree for agents at `/mcp`, and the servers behind the gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mcp {
+    /// Whether this server speaks MCP.
+    pub(crate) enabled: bool,
+    /// `HOST:PORT` where it is spoken besides where HTTP is; empty is nowhere.
+    pub(crate) listen: String,
+    /// Where one message a line is spoken: `HOST:PORT`, or the path of a Unix socket; empty is nowhere.
+    pub(crate) line: String,
+    /// The servers behind the gateway: a JSON file with `mcpServers`; empty is none.
+    pub(crate) servers: PathBuf,
+    /// Whether who shows no token may ask at all; the rules still decide about each path.
+    pub(crate) anonymous: bool,
+    /// What `aud` of a token must be; empty is anything.
+    pub(crate) audience: String,
+    /// Host names that clients use beside those of this machine and of the certificate.
+    pub(crate) hosts: Vec<String>,
+    /// Origins of pages that may ask.
+    pub(crate) origins: Vec<String>,
+    /// Whether HTTP+SSE of 2024-11-05 is spoken too.
+    pub(crate) sse: bool,
+    /// Whether the tools that change the tree are left out.
+    pub(crate) read_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,6 +302,18 @@ impl Values {
                 query_unindexed: QueryUnindexed::Auto,
             },
             runs: Runs { enabled: true },
+            mcp: Mcp {
+                enabled: true,
+                listen: String::new(),
+                line: String::new(),
+                servers: PathBuf::new(),
+                anonymous: mode == Mode::Dev,
+                audience: String::new(),
+                hosts: Vec::new(),
+                origins: Vec::new(),
+                sse: false,
+                read_only: false,
+            },
             limits: Limits::default(),
             job: BTreeMap::new(),
             pipe: Vec::new(),
@@ -350,7 +389,13 @@ fn check_each(layers: &Layers) -> Result<Values> {
     if let Err(text) = check_listen(&values.server.listen) {
         return wrong("server.listen", &text);
     }
-    for (name, at) in [("server.line", &values.server.line), ("server.resp", &values.server.resp)] {
+    let doors = [
+        ("server.line", &values.server.line),
+        ("server.resp", &values.server.resp),
+        ("mcp.listen", &values.mcp.listen),
+        ("mcp.line", &values.mcp.line),
+    ];
+    for (name, at) in doors {
         let (tls, at) = over_tls(at);
         if !at.is_empty()
             && !at.contains('/')
@@ -376,6 +421,13 @@ fn check_each(layers: &Layers) -> Result<Values> {
     }
     if let Err((name, text)) = crate::authority::check(&values.auth) {
         return wrong(&name, &text);
+    }
+    if let Some(host) = values.mcp.hosts.iter().find(|host| !is_host_name(host)) {
+        return wrong("mcp.hosts", &format!("{host:?} is no host name: use it as clients do, such as mcp.example.com"));
+    }
+    if let Some(origin) = values.mcp.origins.iter().find(|origin| !is_origin(origin)) {
+        let text = format!("{origin:?} is no origin: use scheme, host and port, such as https://app.example.com");
+        return wrong("mcp.origins", &text);
     }
     let names = &values.databases.names;
     if let Some(error) = names.iter().find_map(|name| standpipe_engine::check_name(name).err()) {
@@ -404,6 +456,23 @@ fn check_each(layers: &Layers) -> Result<Values> {
 /// Is the address of a door to be spoken to over TLS, and which is it?
 pub(crate) fn over_tls(at: &str) -> (bool, &str) {
     at.strip_prefix("tls:").map_or((false, at), |at| (true, at))
+}
+
+/// Is this a name, or an address, that a `Host` header may have, without a port?
+pub(crate) fn is_host_name(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    !text.is_empty()
+        && (text.chars().all(is_plain) || bare.is_some_and(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok()))
+}
+
+/// Is this an `Origin` as browsers send it?
+pub(crate) fn is_origin(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, rest)| {
+        let is_scheme =
+            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        is_scheme && !rest.is_empty() && !rest.contains(['/', '?', '#', ' '])
+    })
 }
 
 fn check_listen(listen: &str) -> Result<(), String> {
