@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use standpipe_engine::Identity;
 use standpipe_serve::Session;
 
@@ -21,6 +22,9 @@ pub struct Caller {
     pub scopes: Scopes,
     /// The connection that the message came over.
     pub session: Session,
+    /// The headers of the HTTP request that it came in, for traces and tapes; `None` over other ways. Credentials (`authorization`, `cookie`,
+    /// `proxy-authorization`) are not among them, so that nothing behind a door can pass them on.
+    pub headers: Option<Arc<HeaderMap>>,
 }
 
 /// What a credential is narrowed to (spec mcp §2.4): `tree:read`, `tree:write`, `runs:read`, `runs:start`, `gateway:<server>`. The rules

@@ -14,7 +14,7 @@ const BUCKETS: usize = (OCTAVES + 1) * STEPS;
 
 /// Durations counted by size.
 #[derive(Debug)]
-pub(crate) struct Histogram {
+pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
     sum_ns: AtomicU64,
 }
@@ -26,19 +26,20 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub(crate) fn record(&self, duration: Duration) {
+    /// Records a duration.
+    pub fn record(&self, duration: Duration) {
         self.record_many(duration, 1);
     }
 
     /// Records `count` durations that are `all` together.
-    pub(crate) fn record_many(&self, all: Duration, count: u64) {
+    pub fn record_many(&self, all: Duration, count: u64) {
         let ns = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[index(ns / count.max(1) / 1_000)].fetch_add(count, Ordering::Relaxed);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
     /// Adds what was recorded to `counts`.
-    pub(crate) fn add_to(&self, counts: &mut Counts) {
+    pub fn add_to(&self, counts: &mut Counts) {
         for (sum, bucket) in counts.buckets.iter_mut().zip(&self.buckets) {
             *sum += bucket.load(Ordering::Relaxed);
         }
@@ -48,7 +49,7 @@ impl Histogram {
 
 /// Recorded durations, added up over several histograms.
 #[derive(Clone, Debug)]
-pub(crate) struct Counts {
+pub struct Counts {
     buckets: [u64; BUCKETS],
     sum_ns: u64,
 }
@@ -60,16 +61,18 @@ impl Default for Counts {
 }
 
 impl Counts {
-    pub(crate) fn count(&self) -> u64 {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    pub(crate) fn sum_s(&self) -> f64 {
+    /// All of them together, in seconds.
+    pub fn sum_s(&self) -> f64 {
         self.sum_ns as f64 / 1e9
     }
 
     /// The duration, in microseconds, that a share of `q` is not longer than; to a quarter of it.
-    pub(crate) fn quantile_us(&self, q: f64) -> u64 {
+    pub fn quantile_us(&self, q: f64) -> u64 {
         let wanted = ((self.count() as f64 * q).ceil() as u64).max(1);
         let mut below = 0;
         let at = self.buckets.iter().position(|count| {
@@ -79,14 +82,15 @@ impl Counts {
         at.map_or(0, upper_us)
     }
 
-    pub(crate) fn spread(&self) -> Spread {
+    /// Their number and usual quantiles.
+    pub fn spread(&self) -> Spread {
         let [p50_us, p99_us, p999_us] = [0.5, 0.99, 0.999].map(|q| self.quantile_us(q));
         Spread { count: self.count(), p50_us, p99_us, p999_us }
     }
 
     /// Upper bound in seconds and count of each octave, the last without bound: finer steps would
     /// only make the exposition long.
-    pub(crate) fn octaves(&self) -> Vec<(f64, u64)> {
+    pub fn octaves(&self) -> Vec<(f64, u64)> {
         let octave = |(at, steps): (usize, &[u64])| {
             let last = at == BUCKETS / STEPS - 1;
             let bound = if last { f64::INFINITY } else { (1_u64 << (at + 2)) as f64 / 1e6 };

@@ -59,6 +59,7 @@ pub use crate::door::Door;
 pub use crate::events::{Event, Events, Observed, Origin};
 #[cfg(target_os = "linux")]
 pub use crate::fifo::{FifoConn, FifoListener};
+pub use crate::histogram::{Counts, Histogram};
 #[cfg(target_os = "linux")]
 pub use crate::lease_file::{LeaseConn, LeaseFileListener};
 pub use crate::limits::{Limits, LimitsError, LimitsHandle};
