@@ -11,6 +11,7 @@
 //! [`Server`] speaks both, by itself or through a bridge.
 
 mod caller;
+pub mod era;
 pub mod exchange;
 pub mod fault;
 pub mod layer;
