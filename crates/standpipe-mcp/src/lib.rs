@@ -14,6 +14,7 @@ mod caller;
 pub mod era;
 pub mod exchange;
 pub mod fault;
+pub mod gateway;
 pub mod layer;
 pub mod metrics;
 mod server;
