@@ -12,6 +12,7 @@ mod line;
 mod pipe;
 mod render;
 mod resp;
+mod runs;
 mod scratch;
 mod streams;
 

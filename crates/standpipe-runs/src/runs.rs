@@ -299,6 +299,12 @@ impl Runs {
         Ok(self.book.glance(id)?.state)
     }
 
+    /// Waits until the tree tells of all that has happened to runs so far, for at most `patience`; says whether it
+    /// does. A tree that can't be written now catches up later.
+    pub async fn told(&self, patience: Duration) -> bool {
+        matches!(tokio::time::timeout(patience, self.values.flush()).await, Ok(Ok(())))
+    }
+
     /// Where an artefact is, and how many bytes it has.
     ///
     /// # Errors

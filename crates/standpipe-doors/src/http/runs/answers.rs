@@ -10,7 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use standpipe_engine::{Error, ErrorKind};
-use standpipe_runs::{JobInfo, Name, RunId, RunRecord, RunState};
+use standpipe_runs::{JobInfo, Name, RunId, RunState};
 use standpipe_serve::{Class, Cost, Session};
 
 use super::super::body::Content;
@@ -38,22 +38,6 @@ pub(super) fn created(id: &RunId, state: RunState, host: &str) -> Answer {
     let location = HeaderValue::try_from(at).expect("an id has no character that a header can't carry");
     answer.headers_mut().insert(header::LOCATION, location);
     answer
-}
-
-/// A run, as its value in the tree tells it, and its id.
-pub(super) fn record(record: &RunRecord, position: Option<usize>) -> Value {
-    let mut value = record.value(position);
-    value["id"] = record.id.to_string().into();
-    without_nulls(&mut value);
-    value
-}
-
-/// Leaves out what is null, as the tree does.
-fn without_nulls(value: &mut Value) {
-    if let Value::Object(members) = value {
-        members.retain(|_, member| !member.is_null());
-        members.values_mut().for_each(without_nulls);
-    }
 }
 
 /// A job: what a caller has to know to start it, and how it goes. What it runs, and with which environment, is

@@ -2,11 +2,10 @@
 //! `access` whether the caller may, calls [`Runs`], and encodes; what a run is and does is decided there. Output is
 //! told by the streams' own module.
 
-mod access;
 mod answers;
 mod metrics;
 mod openapi;
-mod request;
+mod origin;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -23,14 +22,13 @@ use standpipe_runs::{FileBounds, Filter, Name, Prune, RunId, RunRecord, RunState
 use standpipe_serve::Session;
 use tokio::time::timeout;
 
-use self::access::Access;
-use self::request::{JobParams, RetryRequest, StartRequest, StopRequest};
 use super::body::receive;
 use super::io::Activity;
 use super::params::decode;
 use super::route::{Act, Place};
 use super::{Answer, error_answer, not_allowed, request_deadline};
 use crate::dispatch::Dispatch;
+use crate::runs::{Access, JobParams, RetryRequest, StartRequest, StopRequest, duration, no_job, told};
 
 pub(super) use self::metrics::Figures;
 pub(super) use self::openapi::answer as openapi;
@@ -82,9 +80,9 @@ impl Call<'_> {
 
     async fn handle(&self, method: &Method, place: Place, body: Incoming) -> Result<Answer, Error> {
         if *method != Method::GET {
-            access::same_origin(self.parts)?;
+            origin::same_origin(self.parts)?;
         }
-        let access = Access::of(self)?;
+        let access = Access::of(self.dispatch, &self.identity, self.operator && !origin::is_forwarded(self.parts))?;
         match (place, method) {
             (Place::List, &Method::GET) => self.list(&access),
             (Place::List, &Method::POST) => self.start(&access, body).await,
@@ -133,7 +131,7 @@ impl Call<'_> {
     /// A run of a list. Those have no plans, and of one command its reader wants to see that.
     fn listed(&self, record: &RunRecord) -> Value {
         let whole = record.single.then(|| self.runs().record(&record.id).ok()).flatten();
-        answers::record(whole.as_ref().unwrap_or(record), self.runs().position(&record.id))
+        told(whole.as_ref().unwrap_or(record), self.runs().position(&record.id))
     }
 
     async fn start(&self, access: &Access<'_>, body: Incoming) -> Result<Answer, Error> {
@@ -169,7 +167,7 @@ impl Call<'_> {
             Act::Stop => {
                 access.may_stop(&id)?;
                 let StopRequest { grace, wait } = self.read(body).await?;
-                self.runs().stop(&id, grace.map(request::duration).transpose()?).await?;
+                self.runs().stop(&id, grace.map(duration).transpose()?).await?;
                 if wait || flag(self.parts.uri.query(), "wait") {
                     self.ended(&id).await?;
                 }
@@ -197,7 +195,7 @@ impl Call<'_> {
     }
 
     fn show(&self, id: &RunId) -> Result<Answer, Error> {
-        Ok(answers::json(&answers::record(&self.runs().record(id)?, self.runs().position(id))))
+        Ok(answers::json(&told(&self.runs().record(id)?, self.runs().position(id))))
     }
 
     fn created(&self, id: &RunId) -> Result<Answer, Error> {
@@ -264,10 +262,6 @@ impl Call<'_> {
             Error::bad_request(format!("the body is not what this takes: {error}; GET /openapi.json describes it"))
         })
     }
-}
-
-fn no_job(name: &Name) -> Error {
-    Error::new(ErrorKind::NotFound, format!("no job is called {name}; GET /jobs lists those of the configuration"))
 }
 
 /// A name in an address; what can be none names nothing that is there.

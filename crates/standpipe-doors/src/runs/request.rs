@@ -20,7 +20,7 @@ const PTY: PtySize = PtySize { rows: 24, cols: 80 };
 /// The body of `POST /runs`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct StartRequest {
+pub(crate) struct StartRequest {
     name: Option<Name>,
     argv: Option<Vec<String>>,
     /// A line for `sh -c`.
@@ -74,25 +74,25 @@ enum GroupName {
 /// The body of `POST /runs/<run>/stop`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct StopRequest {
-    pub(super) grace: Option<String>,
+pub(crate) struct StopRequest {
+    pub(crate) grace: Option<String>,
     /// Answer when it has ended, if that is soon enough.
-    pub(super) wait: bool,
+    pub(crate) wait: bool,
 }
 
 /// The body of `POST /runs/<run>/retry`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct RetryRequest {
-    pub(super) task: Option<Name>,
+pub(crate) struct RetryRequest {
+    pub(crate) task: Option<Name>,
 }
 
 /// The body of `POST /jobs/<job>`: parameters by name.
 #[derive(Debug, Deserialize)]
-pub(super) struct JobParams(pub(super) BTreeMap<String, Value>);
+pub(crate) struct JobParams(pub(crate) BTreeMap<String, Value>);
 
 /// A length of time as written.
-pub(super) fn duration(text: String) -> Result<Duration, Error> {
+pub(crate) fn duration(text: String) -> Result<Duration, Error> {
     duration_ms(&text).map(Duration::from_millis).map_err(Error::bad_request)
 }
 
@@ -102,7 +102,7 @@ fn milliseconds(text: Option<String>) -> Result<Option<u64>, Error> {
 
 impl StartRequest {
     /// The run it means. `env` is what a command gets that brings none of its own.
-    pub(super) fn start(self, env: &BTreeMap<String, String>, bounds: &FileBounds, by: &str) -> Result<Start, Error> {
+    pub(crate) fn start(self, env: &BTreeMap<String, String>, bounds: &FileBounds, by: &str) -> Result<Start, Error> {
         let group = self.group.map(|group| match group {
             GroupName::Name(name) => Group { name, policy: standpipe_runs::Policy::default() },
             GroupName::Group(group) => group,

@@ -4,31 +4,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header;
-use http::request::Parts;
 use serde_json::{Value, json};
 use standpipe_engine::{Database, Error, ErrorKind, Identity};
 use standpipe_runs::{Name, ParamType, RunId, RunRecord, Runs};
 use standpipe_tree::Path;
 
-use super::{Call, no_job};
+use super::no_job;
+use crate::dispatch::Dispatch;
 
 /// What a caller may do, by the rules of the moment it is asked.
-pub(super) struct Access<'a> {
+pub(crate) struct Access<'a> {
     identity: &'a Identity,
     operator: bool,
     database: Arc<Database>,
 }
 
 impl<'a> Access<'a> {
-    /// Of the one who calls; runs and jobs are values of the default database.
-    pub(super) fn of(call: &'a Call<'_>) -> Result<Self, Error> {
-        let database = call.dispatch.database(None)?;
-        Ok(Self { identity: &call.identity, operator: call.operator && !is_forwarded(call.parts), database })
+    /// Of the one who calls; runs and jobs are values of the default database. `operator`: it may have any command run.
+    pub(crate) fn of(dispatch: &Dispatch, identity: &'a Identity, operator: bool) -> Result<Self, Error> {
+        Ok(Self { identity, operator, database: dispatch.database(None)? })
     }
 
     /// Who it is, as the record of a run says.
-    pub(super) fn by(&self) -> &str {
+    pub(crate) fn by(&self) -> &str {
         if self.operator { "local" } else { self.identity.actor() }
     }
 
@@ -44,7 +42,7 @@ impl<'a> Access<'a> {
     }
 
     /// Those of the records that it may see, on one snapshot.
-    pub(super) fn seen<'r>(&self, records: &'r [RunRecord]) -> Result<Vec<&'r RunRecord>, Error> {
+    pub(crate) fn seen<'r>(&self, records: &'r [RunRecord]) -> Result<Vec<&'r RunRecord>, Error> {
         if self.is_admin() {
             return Ok(records.iter().collect());
         }
@@ -69,32 +67,32 @@ impl<'a> Access<'a> {
     }
 
     /// May it see the run?
-    pub(super) fn may_see(&self, id: &RunId) -> Result<(), Error> {
+    pub(crate) fn may_see(&self, id: &RunId) -> Result<(), Error> {
         self.read(&format!("/runs/{id}"))
     }
 
     /// May it see the job?
-    pub(super) fn may_see_job(&self, job: &Name) -> Result<(), Error> {
+    pub(crate) fn may_see_job(&self, job: &Name) -> Result<(), Error> {
         self.read(&format!("/jobs/{job}"))
     }
 
     /// May it stop the run?
-    pub(super) fn may_stop(&self, id: &RunId) -> Result<(), Error> {
+    pub(crate) fn may_stop(&self, id: &RunId) -> Result<(), Error> {
         self.write(&format!("/runs/{id}/stop"), &json!(true))
     }
 
     /// May it remove the run? As if it removed its value.
-    pub(super) fn may_remove(&self, id: &RunId) -> Result<(), Error> {
+    pub(crate) fn may_remove(&self, id: &RunId) -> Result<(), Error> {
         self.write(&format!("/runs/{id}"), &Value::Null)
     }
 
     /// May it remove many at once?
-    pub(super) fn may_prune(&self) -> Result<(), Error> {
+    pub(crate) fn may_prune(&self) -> Result<(), Error> {
         if self.is_admin() { Ok(()) } else { Err(Error::denied()) }
     }
 
     /// May it have a command run that no configuration names?
-    pub(super) fn may_run_anything(&self) -> Result<(), Error> {
+    pub(crate) fn may_run_anything(&self) -> Result<(), Error> {
         if self.operator {
             return Ok(());
         }
@@ -106,7 +104,7 @@ impl<'a> Access<'a> {
     }
 
     /// May it start the job with these parameters?
-    pub(super) fn may_start(&self, job: &Name, params: &BTreeMap<String, Value>, runs: &Runs) -> Result<(), Error> {
+    pub(crate) fn may_start(&self, job: &Name, params: &BTreeMap<String, Value>, runs: &Runs) -> Result<(), Error> {
         let spec = runs.job(job).ok_or_else(|| no_job(job))?.spec;
         // Without parameters there would be nothing to write, and `.validate` would not be asked.
         let data = if params.is_empty() { json!(true) } else { json!(params) };
@@ -121,7 +119,7 @@ impl<'a> Access<'a> {
     }
 
     /// May it start again what this run did?
-    pub(super) fn may_repeat(&self, record: &RunRecord, runs: &Runs) -> Result<(), Error> {
+    pub(crate) fn may_repeat(&self, record: &RunRecord, runs: &Runs) -> Result<(), Error> {
         match &record.job {
             Some(job) => {
                 let spec = runs.job(job).ok_or_else(|| no_job(job))?.spec;
@@ -154,68 +152,9 @@ fn has_scope(identity: &Identity, wanted: &str) -> bool {
     scope.is_some_and(|scope| scope.split_ascii_whitespace().any(|have| have == wanted))
 }
 
-/// Did a proxy pass it on? Then the peer on this machine is not who asks.
-fn is_forwarded(parts: &Parts) -> bool {
-    let told = [header::FORWARDED.as_str(), header::VIA.as_str(), "x-forwarded-for", "x-real-ip"];
-    told.iter().any(|name| parts.headers.contains_key(*name))
-}
-
-/// Refuses what a page of another origin asks for: a browser sends it with whatever lets its user in.
-///
-/// # Errors
-/// `Denied`.
-pub(super) fn same_origin(parts: &Parts) -> Result<(), Error> {
-    let headers = &parts.headers;
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let host = parts.uri.authority().map(http::uri::Authority::as_str).or_else(|| text("host"));
-    let origin = text("origin");
-    let own = origin.is_none_or(|origin| {
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
-    });
-    if own && text("sec-fetch-site") != Some("cross-site") {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Denied,
-        format!("a page of another origin ({}) can't control runs: open the one of this server", origin.unwrap_or("?")),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
-
-    fn parts(headers: &[(&str, &str)]) -> Parts {
-        let mut request = Request::builder().uri("/runs");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0
-    }
-
-    #[test]
-    fn only_our_own_pages_control_runs() {
-        let check = |headers: &[(&str, &str)], good: bool| {
-            let headers = [&[("host", "db.example.com:9000")], headers].concat();
-            assert_eq!(same_origin(&parts(&headers)).is_ok(), good, "{headers:?}");
-        };
-        check(&[], true);
-        check(&[("origin", "http://db.example.com:9000")], true);
-        check(&[("origin", "https://DB.example.com:9000")], true);
-        check(&[("origin", "http://db.example.com")], false);
-        check(&[("origin", "http://db.example.com:9001")], false);
-        check(&[("origin", "http://evil.example")], false);
-        check(&[("origin", "http://db.example.com:9000.evil.example")], false);
-        check(&[("origin", "null")], false);
-        check(&[("origin", "")], false);
-        check(&[("origin", "file://")], false);
-        check(&[("sec-fetch-site", "cross-site")], false);
-        check(&[("sec-fetch-site", "same-origin")], true);
-        assert!(same_origin(&parts(&[("origin", "http://a")])).is_err());
-    }
 
     #[test]
     fn scopes_are_words() {
@@ -227,13 +166,5 @@ mod tests {
         check(json!(["jobs:run"]), false);
         check(json!(""), false);
         assert!(!has_scope(&Identity::Anonymous, "jobs:run"));
-    }
-
-    #[test]
-    fn a_proxy_is_not_who_asks() {
-        assert!(!is_forwarded(&parts(&[("host", "a")])));
-        for name in ["forwarded", "Via", "X-Forwarded-For", "x-real-ip"] {
-            assert!(is_forwarded(&parts(&[(name, "x")])), "{name}");
-        }
     }
 }
