@@ -27,6 +27,22 @@ pub struct Caller {
     pub headers: Option<Arc<HeaderMap>>,
 }
 
+impl Caller {
+    /// A caller without a connection, who is judged as nobody: for tests.
+    #[doc(hidden)]
+    pub fn detached(principal: &str) -> Self {
+        Self {
+            principal: principal.into(),
+            identity: Identity::Anonymous,
+            expires_at: None,
+            operator: false,
+            scopes: Scopes::all(),
+            session: Session::detached(standpipe_serve::Limits::default()),
+            headers: None,
+        }
+    }
+}
+
 /// What a credential is narrowed to (spec mcp §2.4): `tree:read`, `tree:write`, `runs:read`, `runs:start`, `gateway:<server>`. The rules
 /// still decide about each path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,12 +16,15 @@ pub mod exchange;
 pub mod fault;
 pub mod gateway;
 pub mod layer;
+mod meter;
 pub mod metrics;
 mod server;
+pub mod trace;
 
 pub use self::caller::{Caller, Scopes};
 pub use self::exchange::{Inlet, Outlet, exchange};
 pub use self::fault::Fault;
 pub use self::layer::{Hook, Layered};
+pub use self::meter::Meter;
 pub use self::metrics::Metrics;
 pub use self::server::{Conversation, LegacyServer, ModernServer, Server};

@@ -71,6 +71,15 @@ struct Inner {
 }
 
 impl Session {
+    /// A session of nobody, on a core without event loops and workers: for tests of what is handed one.
+    #[doc(hidden)]
+    pub fn detached(limits: Limits) -> Self {
+        let core = Core::new(Arc::new(arc_swap::ArcSwap::from_pointee(limits)));
+        let door = core.metrics.door("detached");
+        let origin = Origin { session: core.next_session(), peer: Peer::Local, door: "detached" };
+        Self::new(core, door, origin, true)
+    }
+
     pub(crate) fn new(core: Arc<Core>, door: Arc<DoorMetrics>, origin: Origin, secure: bool) -> Self {
         Self(Arc::new(Inner {
             vitals: core.registry.vitals(),
