@@ -44,6 +44,7 @@ mod socket;
 #[cfg(target_os = "linux")]
 mod spot;
 mod status;
+mod stdio;
 mod sync;
 #[cfg(target_os = "linux")]
 mod sys;
@@ -74,4 +75,5 @@ pub use crate::socket::{BindError, SocketListener};
 #[cfg(target_os = "linux")]
 pub use crate::spot::PipeError;
 pub use crate::status::{ClassStatus, DoorStatus, SlowPeer, Spread, Status, Tally, WorkerStatus};
+pub use crate::stdio::{StdioConn, StdioEnd, StdioListener};
 pub use crate::tls::{Tls, TlsConn, TlsError, TlsFiles};

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use crate::Limits;
+use crate::stdio::StdioConn;
 use crate::tls::{Tls, TlsConn};
 #[cfg(target_os = "linux")]
 use crate::{fifo::FifoConn, lease_file::LeaseConn};
@@ -95,6 +96,8 @@ pub enum ConnIo {
     Unix(UnixStream),
     /// TLS over TCP, after the handshake.
     Tls(Box<TlsConn>),
+    /// Standard input and output.
+    Stdio(Box<StdioConn>),
     /// A reader of a named pipe. In boxes, for idle sockets should not pay for the room.
     #[cfg(target_os = "linux")]
     Fifo(Box<FifoConn>),
@@ -111,6 +114,7 @@ macro_rules! each {
             #[cfg(unix)]
             ConnIo::Unix($stream) => $does,
             ConnIo::Tls($stream) => $does,
+            ConnIo::Stdio($stream) => $does,
             #[cfg(target_os = "linux")]
             ConnIo::Fifo($stream) => $does,
             #[cfg(target_os = "linux")]
