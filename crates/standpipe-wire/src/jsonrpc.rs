@@ -4,12 +4,19 @@
 //! The bytes are looked through once, and are valid JSON from then on. A change is a splice: [`Message::edit`] names spans and what takes
 //! their place; no value is decoded and encoded again.
 
+mod lines;
+mod outline;
+
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+pub use self::lines::{Line, Lines};
+pub use self::outline::Outline;
 
 /// A part of a message, as offsets into its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,6 +364,16 @@ impl Message {
     }
 }
 
+/// The same for all ways to write an id, to compare ids by: a string without needless escapes. Numbers stay as they are written.
+pub fn id_key(id: &[u8]) -> Cow<'_, [u8]> {
+    if id.contains(&b'\\')
+        && let Ok(text) = serde_json::from_slice::<String>(id)
+    {
+        return serde_json::to_vec(&text).expect("a string can be written as JSON").into();
+    }
+    id.into()
+}
+
 /// A change of a part of a message.
 #[derive(Clone, Debug)]
 pub struct Edit<'a> {
@@ -469,6 +486,13 @@ mod tests {
         let message = parse(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","n\u0061me":"b","other":1,"other":2}}"#).unwrap();
         assert!(message.at(&["name"]).is_err());
         assert!(message.at(&["missing"]).unwrap().is_none());
+    }
+
+    #[test]
+    fn ids_are_compared_by_what_they_say() {
+        assert_eq!(id_key(br#""\u0061\/""#), id_key(br#""a/""#));
+        assert_ne!(id_key(b"1"), id_key(br#""1""#));
+        assert_eq!(&*id_key(b"9007199254740993"), b"9007199254740993");
     }
 
     #[test]
