@@ -157,6 +157,19 @@ impl Inlet {
     pub fn was_too_slow(&self) -> bool {
         self.0.state.lock().full
     }
+
+    /// From now on the oldest messages go when there is no room, and the stream does not end: for what is sent whether or not a client is
+    /// there to take it.
+    #[must_use]
+    pub fn forgetful(self) -> Self {
+        self.0.state.lock().forgetful = true;
+        self
+    }
+
+    /// How many messages a forgetful stream has forgotten.
+    pub fn forgotten(&self) -> u64 {
+        self.0.state.lock().forgotten
+    }
 }
 
 impl Drop for Inlet {
@@ -189,6 +202,21 @@ struct State {
     ended: bool,
     full: bool,
     gone: bool,
+    forgetful: bool,
+    forgotten: u64,
+}
+
+impl State {
+    fn is_full(&self, more: usize, room: Room) -> bool {
+        !self.messages.is_empty() && (self.messages.len() >= room.messages || self.bytes + more > room.bytes)
+    }
+
+    fn forget_for(&mut self, more: usize, room: Room) {
+        while self.forgetful && self.is_full(more, room) {
+            self.bytes -= self.messages.pop_front().map_or(0, |message| message.bytes().len());
+            self.forgotten += 1;
+        }
+    }
 }
 
 impl Shared {
@@ -199,9 +227,8 @@ impl Shared {
             if state.gone {
                 return Err(Closed::Gone);
             }
-            let is_full = !state.messages.is_empty()
-                && (state.messages.len() >= self.room.messages || state.bytes + bytes > self.room.bytes);
-            if state.full || is_full {
+            state.forget_for(bytes, self.room);
+            if state.full || state.is_full(bytes, self.room) {
                 state.full = true;
                 state.messages.clear();
                 state.bytes = 0;
@@ -293,6 +320,17 @@ mod tests {
         assert!(inlet.next().await.is_none());
         assert!(inlet.was_too_slow());
         assert_eq!(gone.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_to_take_is_forgotten() {
+        let (outlet, inlet) = exchange(ROOM);
+        let mut inlet = inlet.forgetful();
+        for method in ["a", "b", "c"] {
+            outlet.send(note(method)).unwrap();
+        }
+        assert_eq!((inlet.forgotten(), inlet.next().await.unwrap().method()), (1, Some("b")));
+        assert!(!inlet.was_too_slow());
     }
 
     #[tokio::test]

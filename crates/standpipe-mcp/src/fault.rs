@@ -92,6 +92,13 @@ impl Fault {
         Self::new(OVERLOADED, message).with_data(json!({ "retry_after_ms": after.as_millis() as u64 }))
     }
 
+    /// The caller's credential is not for this; `scopes` are all that are needed, separated by spaces.
+    pub fn scopes(scopes: &str) -> Self {
+        let message =
+            format!("the token does not allow this: it needs the scopes {scopes:?}; ask for them and try again");
+        Self::new(DENIED, message).with_data(json!({ "scope": scopes }))
+    }
+
     /// When trying again makes sense.
     pub fn retry_after(&self) -> Option<Duration> {
         self.data.as_ref()?.get("retry_after_ms")?.as_u64().map(Duration::from_millis)

@@ -48,6 +48,11 @@ impl Peer {
         }
     }
 
+    /// What counts as one peer for limits: an IPv4 address, or the /64 that an IPv6 host is given; `None` for a local one.
+    pub fn counted_as(self) -> Option<IpAddr> {
+        crate::admission::peer_key(self)
+    }
+
     /// A process of the user whose process this is, over a Unix socket.
     pub fn is_own_user(self) -> bool {
         #[cfg(unix)]

@@ -83,8 +83,11 @@ mod tests {
     #[test]
     fn it_is_bounded_and_keeps_what_is_used() {
         let cache = Cache::default();
-        let bearer =
-            Identified { identity: Identity::Anonymous, expires_at: Some(UNIX_EPOCH + Duration::from_secs(9)) };
+        let bearer = Identified {
+            identity: Identity::Anonymous,
+            expires_at: Some(UNIX_EPOCH + Duration::from_secs(9)),
+            terms: None,
+        };
         let early = UNIX_EPOCH;
         let used = digest("used");
         cache.put(used, 0, bearer.clone(), 100);

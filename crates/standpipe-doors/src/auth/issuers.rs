@@ -8,10 +8,10 @@ use http::Uri;
 use serde_json::{Map, Value, json};
 use standpipe_engine::Identity;
 
-use super::Identified;
 use super::jwt::Jwt;
 use super::key_set::{Found, KeySet};
 use super::keys::{Algorithm, Key};
+use super::{Identified, Terms};
 
 /// Where Google publishes the keys that sign Firebase's ID tokens.
 const FIREBASE_KEYS: &str = "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com";
@@ -130,6 +130,11 @@ impl Issuer {
         self
     }
 
+    /// What `iss` must be, where that is said.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
     pub(super) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::Set(set) => Some(set),
@@ -179,7 +184,8 @@ impl Issuer {
         self.check_audience(claims.get("aud"))?;
         let admin = self.administrators && claims.get(admin_claim) == Some(&Value::Bool(true));
         let identity = if admin { Identity::Admin } else { self.user(claims)? };
-        Ok(Identified { identity, expires_at: UNIX_EPOCH.checked_add(Duration::from_secs(expires)) })
+        let expires_at = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
+        Ok(Identified { identity, expires_at, terms: Some(Terms::of(claims)) })
     }
 
     /// When the token expires, in seconds since 1970.

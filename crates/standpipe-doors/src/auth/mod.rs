@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use standpipe_engine::{Error, ErrorKind, Identity};
 use standpipe_serve::{LimitsHandle, Peer};
 use tokio::sync::Notify;
@@ -103,12 +103,40 @@ pub struct Identified {
     pub identity: Identity,
     /// When it ends; from then on the session is anonymous. `None` is never.
     pub expires_at: Option<SystemTime>,
+    /// What its token says about its use; `None` where it is no token.
+    pub terms: Option<Arc<Terms>>,
 }
 
 impl Identified {
     /// An identity without an end.
-    fn lasting(identity: Identity) -> Self {
-        Self { identity, expires_at: None }
+    pub(crate) fn lasting(identity: Identity) -> Self {
+        Self { identity, expires_at: None, terms: None }
+    }
+}
+
+/// What a token says about its use, beside who its bearer is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What it is narrowed to (`scope`, RFC 8693 §4.2, or `scp`), separated by spaces; `None` where it does not say.
+    pub scopes: Option<String>,
+    /// Whom it is for (`aud`).
+    pub audiences: Vec<String>,
+}
+
+impl Terms {
+    /// Reads them out of a token's claims.
+    fn of(claims: &Map<String, Value>) -> Arc<Self> {
+        let texts = |value: &Value| match value {
+            Value::String(text) => Some(vec![text.clone()]),
+            Value::Array(all) => Some(all.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+            _ => None,
+        };
+        let scopes = claims.get("scope").or_else(|| claims.get("scp"));
+        Arc::new(Self {
+            // What is there and no text narrows to nothing.
+            scopes: scopes.map(|scopes| texts(scopes).unwrap_or_default().join(" ")),
+            audiences: claims.get("aud").and_then(texts).unwrap_or_default(),
+        })
     }
 }
 
@@ -210,6 +238,18 @@ impl Credentials {
         self.0.authority.load().emulator
     }
 
+    /// The limits that hold here.
+    pub(crate) fn limits(&self) -> &LimitsHandle {
+        &self.0.limits
+    }
+
+    /// Where callers can get a token: the issuers that are named by an address.
+    pub(crate) fn issuer_urls(&self) -> Vec<String> {
+        let authority = self.0.authority.load();
+        let named = authority.issuers.iter().filter_map(Issuer::name);
+        named.filter(|name| name.starts_with("https://") || name.starts_with("http://")).map(str::to_owned).collect()
+    }
+
     /// Whether who asks is an operator, who may have any command run: the bearer of the data folder's secret on this
     /// machine, or a process of the server's own user over its Unix socket that shows no other credential. The
     /// emulator's `owner` is none: every page of a browser can say it.
@@ -281,7 +321,8 @@ impl Credentials {
         if authority.emulator
             && let Some(identity) = emulator::identify(credential)
         {
-            return Ok(Identified::lasting(identity));
+            let terms = identity.auth().and_then(|auth| auth.get("token")?.as_object()).map(Terms::of);
+            return Ok(Identified { terms, ..Identified::lasting(identity) });
         }
         if credential == "owner" {
             return Err(self.refused(unparsable(Cause::Owner)).into());

@@ -255,7 +255,7 @@ impl<L: Link> Talk<L> {
     async fn expire(&mut self) -> Result<(), End> {
         self.settle().await?;
         self.say(wire::auth_revoked("expired_token", EXPIRED));
-        self.be(Identified { identity: Identity::Anonymous, expires_at: None }).await
+        self.be(Identified::lasting(Identity::Anonymous)).await
     }
 
     /// Tells news, and answers what has come back, each in its place.
@@ -392,7 +392,7 @@ impl<L: Link> Talk<L> {
                     "n" => self.unlisten(&body),
                     "g" => self.get(&body).await?,
                     "unauth" => {
-                        self.be(Identified { identity: Identity::Anonymous, expires_at: None }).await?;
+                        self.be(Identified::lasting(Identity::Anonymous)).await?;
                         Ok(NOTHING.to_vec())
                     }
                     _ => self.authenticate(&body).await?,
@@ -505,7 +505,7 @@ impl<L: Link> Talk<L> {
                 (who, Ok(answer))
             }
             // Who it was before does not count any more: this is who it says it is now.
-            Err(error) => (Identified { identity: Identity::Anonymous, expires_at: None }, Err(error.into())),
+            Err(error) => (Identified::lasting(Identity::Anonymous), Err(error.into())),
         };
         self.be(who).await?;
         Ok(answer)

@@ -188,7 +188,7 @@ impl HttpDoor {
         };
         match route {
             Route::Tree(location) => {
-                let Identified { identity, expires_at } = identify().await?;
+                let Identified { identity, expires_at, .. } = identify().await?;
                 let namespace = namespace(&params, &parts.headers, parts.uri.host());
                 let database = inner.dispatch.database(namespace.as_deref())?;
                 let call = Call {

@@ -87,7 +87,7 @@ impl Client {
 
     /// The client is somebody else from here on; watches that this one may not have end.
     pub(super) fn identify(&mut self, bearer: Identified, turn: &Turn<'_>) -> Result<(), Error> {
-        let Identified { identity, expires_at } = bearer;
+        let Identified { identity, expires_at, .. } = bearer;
         if let Some(leases) = &self.leases {
             let deadline = Deadline::after(turn.limits.request_ms_max);
             self.shared.dispatch.identify(&self.database, leases, &identity, deadline)?;

@@ -105,7 +105,7 @@ impl Client {
 
     /// The client is this one from here on; subscriptions to the tree that he may not have end.
     pub(super) fn become_known(&mut self, bearer: Identified, turn: &Turn<'_>) -> Result<(), Error> {
-        let Identified { identity, expires_at } = bearer;
+        let Identified { identity, expires_at, .. } = bearer;
         if let Some(more) = &self.more {
             if let Some(leases) = &more.leases {
                 let deadline = Deadline::after(turn.limits.request_ms_max);
