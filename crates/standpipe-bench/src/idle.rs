@@ -140,7 +140,7 @@ impl Memory {
     }
 
     /// The memory once it has stood still, within 1 in 1,000, for a second; at most ten are waited.
-    async fn settled(pid: u32) -> Result<Self> {
+    pub(crate) async fn settled(pid: u32) -> Result<Self> {
         let mut last = Self::of(pid)?;
         for _ in 0..10 {
             sleep(Duration::from_secs(1)).await;

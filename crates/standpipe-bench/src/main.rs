@@ -14,6 +14,7 @@ mod idle;
 mod import;
 mod jobs;
 mod machine;
+mod mcp;
 mod nginx;
 mod process;
 mod put;
@@ -82,6 +83,8 @@ enum Bench {
     Streams,
     /// Runs beside websocketd: lines per CPU second to viewers, latency, starts, idle memory
     Runs(runs::Which),
+    /// The MCP gateway beside supergateway and two mcp-proxies: latency, calls/s, CPU per call, memory, start
+    Mcp,
     /// A child of `runs`: lines that are times
     #[command(hide = true)]
     Tick {
@@ -138,6 +141,7 @@ fn main() -> Result<()> {
         Bench::Import => import::run(&run),
         Bench::Start => start::run(&run),
         Bench::Runs(which) => runs::run(&run, which),
+        Bench::Mcp => mcp::run(&run),
         Bench::Rules | Bench::Query | Bench::Streams | Bench::Tick { .. } | Bench::BareHyper { .. } => {
             unreachable!("returned above")
         }

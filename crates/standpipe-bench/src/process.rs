@@ -185,7 +185,10 @@ impl Server {
     }
 
     /// Starts a server that prints where it is ready.
-    fn announced(name: &'static str, mut command: Command) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub(crate) fn announced(name: &'static str, mut command: Command) -> Result<Self> {
         let mut process = Process::start(&mut command, Side::Server)?;
         let addr = process.ready().with_context(|| format!("{command:?}"))?;
         Ok(Self { name, process, addr })

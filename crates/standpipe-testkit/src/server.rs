@@ -38,10 +38,12 @@ pub fn tool(path: &str) -> Option<PathBuf> {
     tool.exists().then_some(tool)
 }
 
-/// How to start a server: the verb, then what the test adds. Variables of this process that
+/// How to start a server: the words of its command, then what the test adds. Variables of this process that
 /// configure Standpipe are kept away from it.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    words: &'static [&'static str],
+    keeps_data: bool,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     data: Option<PathBuf>,
@@ -51,16 +53,21 @@ pub struct Launch {
 impl Launch {
     /// `standpipe dev` with a fresh data folder.
     pub fn dev() -> Self {
-        Self::new("dev")
+        Self::new(&["dev"], true)
     }
 
     /// `standpipe serve` with a fresh data folder.
     pub fn serve() -> Self {
-        Self::new("serve")
+        Self::new(&["serve"], true)
     }
 
-    fn new(verb: &str) -> Self {
-        Self { arguments: vec![verb.into()], variables: Vec::new(), data: None, port: 0 }
+    /// `standpipe mcp gateway`, which has no data folder; what it is to start goes last, behind `--`.
+    pub fn gateway() -> Self {
+        Self::new(&["mcp", "gateway"], false)
+    }
+
+    fn new(words: &'static [&'static str], keeps_data: bool) -> Self {
+        Self { words, keeps_data, arguments: Vec::new(), variables: Vec::new(), data: None, port: 0 }
     }
 
     /// Adds command line arguments.
@@ -114,7 +121,11 @@ impl Launch {
                 command.env_remove(name);
             }
         }
-        command.args(&self.arguments).args(["--listen", &format!("127.0.0.1:{}", self.port)]).arg("--data").arg(data);
+        command.args(self.words).args(["--listen", &format!("127.0.0.1:{}", self.port)]);
+        if self.keeps_data {
+            command.arg("--data").arg(data);
+        }
+        command.args(&self.arguments);
         // What a server leaves for the commands of its user.
         command.env("XDG_STATE_HOME", data.with_extension("state"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));

@@ -2,7 +2,8 @@
 //! what the tests have just played. `STANDPIPE_UPDATE_DOCS=1` writes it anew.
 
 use std::fmt::Write as _;
-use std::path::Path;
+
+use crate::support::check_page;
 
 const TABLES: &str = include_str!("rest.rs");
 
@@ -96,12 +97,7 @@ fn plain_end(text: &str) -> Option<usize> {
 
 #[test]
 fn the_page_shows_the_tables() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance-http.md");
     let page = page();
     assert!(page.lines().filter(|line| line.starts_with("| ``")).count() > 150, "the tables were not found");
-    if std::env::var_os("STANDPIPE_UPDATE_DOCS").is_some() {
-        std::fs::write(&file, &page).unwrap();
-    }
-    let there = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(there == page, "docs/conformance-http.md is not what the tables say: run with STANDPIPE_UPDATE_DOCS=1");
+    check_page("conformance-http.md", &page);
 }

@@ -25,6 +25,8 @@ mod limits;
 mod line;
 mod line_hostile;
 mod longpoll;
+mod mcp_conformance;
+mod mcp_everything;
 #[cfg(target_os = "linux")]
 mod mount;
 mod moving;

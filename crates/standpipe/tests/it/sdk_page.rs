@@ -2,9 +2,9 @@
 //! just been played, so what the page lists is what works. `STANDPIPE_UPDATE_DOCS=1` writes it anew.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use crate::sdk::cases;
+use crate::support::check_page;
 
 /// What the npm packages are, with their versions.
 const TOOLS: &str = include_str!("../../../../xtask/src/tools.rs");
@@ -80,10 +80,5 @@ fn page() -> String {
 fn the_page_shows_the_cases() {
     let page = page();
     assert!(page.lines().filter(|line| line.starts_with("| ")).count() > 80, "the cases were not found");
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance-firebase.md");
-    if std::env::var_os("STANDPIPE_UPDATE_DOCS").is_some() {
-        std::fs::write(&file, &page).unwrap();
-    }
-    let there = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(there == page, "docs/conformance-firebase.md is not what the tests say: run with STANDPIPE_UPDATE_DOCS=1");
+    check_page("conformance-firebase.md", &page);
 }

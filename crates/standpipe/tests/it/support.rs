@@ -2,6 +2,7 @@
 //! `/metrics`, and a log that must stay quiet.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use standpipe_testkit::http::{Response, request};
@@ -41,6 +42,16 @@ pub(crate) fn quiet(mut server: Server, listed: &[&str]) {
     let unlisted: Vec<_> =
         log.lines().filter(loud).filter(|line| !listed.iter().any(|part| line.contains(part))).collect();
     assert!(unlisted.is_empty(), "unlisted: {unlisted:#?}");
+}
+
+/// Compares a page of `docs` with what it has to be, or writes it where that is asked for.
+pub(crate) fn check_page(name: &str, page: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    if std::env::var_os("STANDPIPE_UPDATE_DOCS").is_some() {
+        std::fs::write(&file, page).unwrap();
+    }
+    let there = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(there == page, "docs/{name} is not what the tests have seen: run them with STANDPIPE_UPDATE_DOCS=1");
 }
 
 /// A number from the environment, or the default; printed, so that a failure can be run again.
