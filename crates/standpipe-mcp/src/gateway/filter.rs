@@ -43,15 +43,23 @@ impl Tools {
 
 /// Does `name` match `pattern`, in which `*` is any text?
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(first) else { return false };
-    let mut parts = rest.split('*').peekable();
+    matches_parts(pattern.split('*'), name)
+}
+
+/// Is `name` these parts, in their order, with any text between them?
+pub(crate) fn matches_parts<'p>(parts: impl IntoIterator<Item = &'p str>, name: &str) -> bool {
+    let mut parts = parts.into_iter().peekable();
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
-            return name.ends_with(part);
+            return rest.ends_with(part);
         }
-        match name.find(part) {
-            Some(at) => name = &name[at + part.len()..],
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
             None => return false,
         }
     }

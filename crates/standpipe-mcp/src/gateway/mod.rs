@@ -3,9 +3,11 @@
 
 mod file;
 mod filter;
+mod joined;
 mod list;
 mod members;
 
 pub use self::file::{FILE_BYTES_MAX, SEPARATOR, ServerEntry, Upstream, Variable, check_name, read};
 pub use self::filter::{Filter, Tools};
+pub use self::joined::{Joined, Member, Set};
 pub use self::members::FileError;
