@@ -55,7 +55,8 @@ impl Wanted {
 impl Joined {
     pub(super) fn listen(&self, caller: Caller, request: Message, to: Outlet) {
         let wanted = request.at(&["notifications"]).map(|span| span.map(|span| request.slice(span)));
-        let wanted: Wanted = match wanted.map(|json| json.map(serde_json::from_slice)) {
+        let is_object = |json: &&[u8]| json.starts_with(b"{");
+        let wanted: Wanted = match wanted.map(|json| json.filter(is_object).map(serde_json::from_slice)) {
             Ok(Some(Ok(wanted))) => wanted,
             _ => {
                 let text = "params.notifications must be an object: toolsListChanged, promptsListChanged, resourcesListChanged, resourceSubscriptions";
@@ -184,7 +185,10 @@ impl Listening {
     fn send(&self, method: &str, accepted: Option<&Wanted>) {
         let id = String::from_utf8_lossy(self.request.id().unwrap_or(b"null"));
         let rest = accepted.map(|accepted| {
-            format!(",\"notifications\":{}", serde_json::to_string(accepted).expect("plain values can be written as JSON"))
+            format!(
+                ",\"notifications\":{}",
+                serde_json::to_string(accepted).expect("plain values can be written as JSON")
+            )
         });
         let params = format!("{{\"_meta\":{{\"{META_SUBSCRIPTION}\":{id}}}{}}}", rest.unwrap_or_default());
         let _gone = self.to.send(Message::notification(method, params.as_bytes()));
