@@ -19,7 +19,7 @@ mod streams;
 
 pub use crate::auth::{Algorithm, Authority, Caller, Credentials, Identified, Issuer, Key, SECRET_BYTES_MIN, Terms};
 pub use crate::dispatch::Dispatch;
-pub use crate::http::HttpDoor;
+pub use crate::http::{HttpDoor, McpHttp};
 pub use crate::line::{LineDoor, page as line_commands};
 pub use crate::mcp::{Endpoints, Mcp, McpPolicy};
 pub use crate::pipe::{FolderSource, PipeDoor, Source, TreeSource};

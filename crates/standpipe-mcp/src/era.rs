@@ -1,6 +1,7 @@
 //! The two eras of the protocol: which versions belong to each, how a version is agreed on, and what a request says about itself in
 //! `params._meta` (spec mcp §1, §1.1). Sessions and HTTP headers are the doors' business.
 
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -26,6 +27,14 @@ pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 pub const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
 /// Which subscription a notification belongs to.
 pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// Whether a request or notification may have [`META_VERSION`]: a look that costs little, however long the message is. What it says no to
+/// is of the legacy era.
+pub fn may_be_modern(message: &Message) -> bool {
+    let bytes = message.bytes();
+    // The name may be written with escapes.
+    memmem::find(bytes, b"protocolVersion").is_some() || memmem::find(bytes, b"\\u").is_some()
+}
 
 /// The version that a legacy session uses whose client asked for `asked`.
 pub fn negotiate(asked: &str) -> &'static str {
@@ -138,6 +147,16 @@ mod tests {
         check("{}", Err(INVALID_PARAMS));
         check("[\"2026-07-28\"]", Err(INVALID_PARAMS));
         check("7", Err(INVALID_PARAMS));
+    }
+
+    #[test]
+    fn a_look_never_misses_a_modern_request() {
+        let check = |meta: &str, expected| assert_eq!(may_be_modern(&request(meta)), expected, "{meta}");
+        check("{}", false);
+        check("{\"progressToken\":7}", false);
+        check(r#"{"io.modelcontextprotocol/protocolVersion":"x"}"#, true);
+        check(r#"{"io.modelcontextprotocol\/protocolVersion":"x"}"#, true);
+        check(r#"{"io.modelcontextprotocol/protocolVersi\u006fn":"x"}"#, true);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use standpipe_wire::jsonrpc::Message;
+use standpipe_wire::jsonrpc::{Kind, Message};
 use tokio::sync::Notify;
 
 /// How much may wait in one stream towards a client.
@@ -143,6 +143,27 @@ impl Inlet {
                 Poll::Pending
             }
         }
+    }
+
+    /// Waits for the next message, tells what it is, and leaves it; `None` at the end of the stream.
+    pub async fn peek(&mut self) -> Option<Kind> {
+        std::future::poll_fn(|context| {
+            let mut state = self.0.state.lock();
+            match state.messages.front() {
+                Some(message) => Poll::Ready(Some(message.kind())),
+                None if state.ended || state.full => Poll::Ready(None),
+                None => {
+                    state.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// What the next message is, if it is there.
+    pub fn peek_now(&self) -> Option<Kind> {
+        self.0.state.lock().messages.front().map(Message::kind)
     }
 
     /// The next message, if it is there.
@@ -291,12 +312,14 @@ mod tests {
     async fn messages_come_in_order_and_then_the_end() {
         let (outlet, mut inlet) = exchange(ROOM);
         let gone = counted(&outlet);
+        assert_eq!(inlet.peek_now(), None);
         outlet.send(note("a")).unwrap();
         outlet.clone().send(note("b")).unwrap();
         drop(outlet);
+        assert_eq!((inlet.peek_now(), inlet.peek().await), (Some(Kind::Notification), Some(Kind::Notification)));
         assert_eq!(inlet.next().await.unwrap().method(), Some("a"));
         assert_eq!(inlet.next().await.unwrap().method(), Some("b"));
-        assert!(inlet.next().await.is_none());
+        assert!(inlet.next().await.is_none() && inlet.peek().await.is_none());
         drop(inlet);
         assert_eq!(gone.load(Ordering::Relaxed), 0, "nobody left before the end");
     }

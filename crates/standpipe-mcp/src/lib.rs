@@ -19,6 +19,7 @@ pub mod layer;
 mod meter;
 pub mod metrics;
 mod server;
+pub mod sessions;
 pub mod trace;
 
 pub use self::caller::{Caller, Scopes};

@@ -271,6 +271,8 @@ limits! {
     mcp_replay_bytes_max: usize = MIB;
     /// MCP: time that they are kept after a client was lost, in milliseconds. Default 60,000. Later: as above.
     mcp_replay_ms_max: u64 = 60_000;
+    /// MCP: bytes of them, of all streams. Default 64 MiB. Over it: as above.
+    mcp_replay_total_bytes_max: usize = 64 * MIB;
     /// MCP: time that a session may be without a call and a stream, in milliseconds. Default 300,000. Later: ended, and the
     /// next request is answered 404.
     mcp_idle_ms_max: u64 = 300_000;
@@ -293,6 +295,9 @@ limits! {
     mcp_grace_ms: u64 = 2_000;
     /// MCP: silence after which an open stream is sent a comment, in milliseconds. Default 15,000.
     mcp_keepalive_ms: u64 = 15_000;
+    /// MCP: time without the client of an open stream taking a single byte, in milliseconds. Default 10,000. Later: its
+    /// connection is closed; and one that does not even acknowledge is given three times as long.
+    mcp_write_progress_ms_max: u64 = 10_000;
     /// MCP: resources that one stream or session may be told about. Default 100. Over it: refused.
     mcp_subscriptions_per_stream_max: usize = 100;
     /// MCP: streams of subscriptions of one principal. Default 16. Over it: refused with a retry hint.
@@ -400,7 +405,8 @@ pub enum LimitsError {
 }
 
 /// Pairs of which the first must not exceed the second.
-const ORDERED: [(&str, &str); 17] = [
+const ORDERED: [(&str, &str); 18] = [
+    ("mcp_replay_bytes_max", "mcp_replay_total_bytes_max"),
     ("mcp_children_per_principal_max", "mcp_children_max"),
     ("mcp_sessions_per_principal_max", "mcp_sessions_max"),
     ("mcp_streams_per_principal_max", "mcp_streams_max"),

@@ -157,6 +157,23 @@ impl ConnIo {
         let _only_pipes_care = bytes;
     }
 
+    /// A peer that does not acknowledge for so long is taken for one that vanished.
+    pub fn unheard_for(&self, patience: Duration) {
+        #[cfg(target_os = "linux")]
+        {
+            let socket = match self {
+                Self::Tcp(stream) => Some(socket2::SockRef::from(stream)),
+                Self::Tls(stream) => Some(socket2::SockRef::from(stream.socket())),
+                _ => None,
+            };
+            if let Some(Err(error)) = socket.map(|socket| socket.set_tcp_user_timeout(Some(patience))) {
+                tracing::debug!(%error, "socket options");
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _the_system_decides = patience;
+    }
+
     /// Sends small answers at once, and notices a peer that vanished (spec serving §1).
     pub(crate) fn tune(&self, limits: &Limits) {
         let ConnIo::Tcp(stream) = self else { return };

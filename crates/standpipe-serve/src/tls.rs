@@ -200,6 +200,12 @@ impl fmt::Debug for TlsConn {
 }
 
 impl TlsConn {
+    /// The socket below.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.stream.get_ref().0
+    }
+
     /// Waits until there is something to read or the peer has left.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         let (socket, tls) = self.stream.get_ref();

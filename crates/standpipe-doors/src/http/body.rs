@@ -114,12 +114,23 @@ impl Body for Reply {
 /// `TooLarge` beyond `request_body_bytes_max`, `Overloaded` when too many bytes of bodies are in
 /// flight, `Deadline` when nothing comes for `body_progress_ms_max` or it takes longer than
 /// `body_ms_max`, `BadRequest` when it breaks off.
-pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: Incoming) -> Result<Bytes, Error> {
+pub(crate) async fn receive(session: &Session, activity: &Activity, body: Incoming) -> Result<Bytes, Error> {
+    let max = session.limits().request_body_bytes_max;
+    receive_up_to(session, activity, body, max, "request_body_bytes_max").await
+}
+
+/// As [`receive`], of at most `max` bytes, which `limit` says.
+pub(crate) async fn receive_up_to(
+    session: &Session,
+    activity: &Activity,
+    mut body: Incoming,
+    max: usize,
+    limit: &'static str,
+) -> Result<Bytes, Error> {
     let limits = session.limits();
-    let max = limits.request_body_bytes_max;
     let announced = body.size_hint().exact().unwrap_or(0);
     if announced > max as u64 {
-        return Err(too_large(max));
+        return Err(too_large(max, limit));
     }
     let mut permit = session.body_bytes(0).map_err(refused)?;
     let deadline = Deadline::after(limits.body_ms_max);
@@ -138,7 +149,7 @@ pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: In
         let Ok(data) = frame.into_data() else { continue };
         received += data.len();
         if received > max {
-            return Err(too_large(max));
+            return Err(too_large(max, limit));
         }
         permit.grow(data.len()).map_err(refused)?;
         // The usual body is one frame: it is parsed where it lies.
@@ -154,9 +165,9 @@ pub(crate) async fn receive(session: &Session, activity: &Activity, mut body: In
     Ok(single.unwrap_or_else(|| whole.freeze()))
 }
 
-fn too_large(max: usize) -> Error {
+fn too_large(max: usize, limit: &str) -> Error {
     Error::new(
         ErrorKind::TooLarge,
-        format!("the request's body is larger than request_body_bytes_max ({max} bytes); send it in parts"),
+        format!("the request's body is larger than {limit} ({max} bytes); send it in parts"),
     )
 }

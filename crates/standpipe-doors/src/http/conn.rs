@@ -16,14 +16,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use standpipe_serve::{CloseReason, Conn, Limits, Refusal, Session};
+use standpipe_serve::{CloseReason, Conn, ConnIo, Limits, Refusal, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Reply;
 use super::io::{Activity, Stream};
 use super::sse::Takeover;
-use super::{HttpDoor, error_json, whole_seconds};
+use super::{HttpDoor, McpHttp, error_json, whole_seconds};
 use crate::fault::http_refusal;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
@@ -35,10 +35,20 @@ const HYPER_BUF_MAX: usize = 128 << 10;
 /// How long a refused peer has to take its answer.
 const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 
+/// Who answers the requests of a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Answerer {
+    /// All of HTTP.
+    Http(HttpDoor),
+    /// MCP alone.
+    Mcp(McpHttp),
+}
+
 /// Serves `conn` until it closes.
-pub(super) async fn serve(door: &HttpDoor, conn: Conn, session: Session) -> CloseReason {
+pub(super) async fn serve(door: Answerer, conn: Conn, session: Session) -> CloseReason {
     let limits = session.limits();
     let activity = Arc::<Activity>::default();
+    activity.tls().store(matches!(conn.io, ConnIo::Tls(_)), Ordering::Relaxed);
     let write_progress_max = Duration::from_millis(limits.write_progress_ms_max);
     let mut stream = Stream::new(conn.io, session.clone(), activity.clone(), write_progress_max);
     let first_byte = Duration::from_millis(limits.first_byte_ms_max);
@@ -47,7 +57,7 @@ pub(super) async fn serve(door: &HttpDoor, conn: Conn, session: Session) -> Clos
         Ok(first) => {
             let h2 = first.as_ref() == &H2_PREFACE[..first.len().min(H2_PREFACE.len())] && first.len() >= 3;
             stream.unread(first);
-            let service = Answers { door: door.clone(), session: session.clone(), activity: activity.clone() };
+            let service = Answers { door, session: session.clone(), activity: activity.clone() };
             if h2 {
                 Box::pin(serve_h2(&session, stream, service, &limits)).await
             } else {
@@ -126,7 +136,7 @@ async fn wait_readable(
 /// The service hyper calls; its futures are boxed so that a connection can be taken apart.
 #[derive(Clone)]
 struct Answers {
-    door: HttpDoor,
+    door: Answerer,
     session: Session,
     activity: Arc<Activity>,
 }
@@ -138,15 +148,29 @@ impl Service<Request<Incoming>> for Answers {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let Self { door, session, activity } = self.clone();
-        Box::pin(async move {
-            match door.answer(&session, &activity, request).await {
-                Ok(answer) => Ok(answer),
-                Err(takeover) => {
-                    activity.take_over(takeover);
-                    std::future::pending().await
-                }
+        // Boxed each for itself, for one is larger than the other.
+        match door {
+            Answerer::Http(door) => {
+                Box::pin(async move { carry_on(door.answer(&session, &activity, request).await, &activity).await })
             }
-        })
+            Answerer::Mcp(door) => {
+                Box::pin(async move { carry_on(door.answer(&session, &activity, request).await, &activity).await })
+            }
+        }
+    }
+}
+
+/// Hands the connection over where the answer wants it; hyper never gets one then.
+async fn carry_on(
+    answer: Result<Response<Reply>, Box<Takeover>>,
+    activity: &Activity,
+) -> Result<Response<Reply>, std::convert::Infallible> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(takeover) => {
+            activity.take_over(takeover);
+            std::future::pending().await
+        }
     }
 }
 

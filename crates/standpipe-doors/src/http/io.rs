@@ -43,6 +43,10 @@ pub(crate) struct Activity {
     watching: AtomicBool,
     /// The body did not come in time.
     body_late: AtomicBool,
+    /// The connection is TLS.
+    tls: AtomicBool,
+    /// The peer reads a stream that gives it little time.
+    hurry: AtomicBool,
     /// What goes with the connection: with the last that knows it, a request in progress included.
     leases: Leases,
 }
@@ -96,6 +100,21 @@ impl Activity {
 
     pub(crate) fn watching(&self) -> &AtomicBool {
         &self.watching
+    }
+
+    pub(crate) fn tls(&self) -> &AtomicBool {
+        &self.tls
+    }
+
+    /// Whether the connection is TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.load(Ordering::Relaxed)
+    }
+
+    /// From now on the peer has `mcp_write_progress_ms_max` to take a byte, and counts as a watcher.
+    pub(crate) fn hurry(&self) {
+        self.watching.store(true, Ordering::Relaxed);
+        self.hurry.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn leases(&self) -> &Leases {
@@ -192,7 +211,12 @@ impl Stream {
         self.prefix = encoded.into();
     }
 
-    fn written(&self, count: usize) {
+    fn written(&mut self, count: usize) {
+        if self.activity.hurry.swap(false, Ordering::Relaxed) {
+            let patience = Duration::from_millis(self.session.limits().mcp_write_progress_ms_max);
+            self.write_progress_max = self.write_progress_max.min(patience);
+            self.io.unheard_for(patience.saturating_mul(3));
+        }
         self.activity.unflushed.store(true, Ordering::Relaxed);
         self.session.add_bytes(0, count as u64);
     }

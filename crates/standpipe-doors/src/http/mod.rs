@@ -7,6 +7,7 @@ mod conn;
 mod coverage;
 mod follow;
 mod io;
+mod mcp;
 mod operations;
 mod output;
 mod page;
@@ -33,6 +34,7 @@ use standpipe_tree::write_json_string;
 use self::body::{Content, Reply};
 use self::io::Activity;
 pub(crate) use self::io::{Busy, Stream};
+pub use self::mcp::McpHttp;
 pub(crate) use self::output::check_state;
 pub(crate) use self::params::Params;
 use self::rest::Call;
@@ -45,6 +47,7 @@ use crate::dispatch::{Dispatch, refused};
 use crate::fault::{self, http_refusal, http_status};
 use crate::firebase::websocket::Upgrade;
 use crate::firebase::{self, Polls, Sessions};
+use crate::mcp::Mcp;
 
 /// The rules shown while none have been put.
 const DEFAULT_RULES: &str = "{\"rules\":{}}";
@@ -72,6 +75,7 @@ struct Inner {
     polls: Polls,
     /// Where commands are run; of a folder that a command looks at by itself there is none.
     control: Option<Control>,
+    mcp: Option<Arc<Mcp>>,
     metrics: Metrics,
     /// False while the node starts and stops.
     ready: Arc<AtomicBool>,
@@ -81,8 +85,8 @@ impl HttpDoor {
     /// A door over `dispatch`. `ready` is what `/readyz` tells.
     pub fn new(dispatch: Dispatch, credentials: Credentials, metrics: Metrics, ready: Arc<AtomicBool>) -> Self {
         let (sessions, polls) = (Sessions::default(), Polls::default());
-        let control = None;
-        Self { inner: Arc::new(Inner { dispatch, credentials, sessions, polls, control, metrics, ready }) }
+        let (control, mcp) = (None, None);
+        Self { inner: Arc::new(Inner { dispatch, credentials, sessions, polls, control, mcp, metrics, ready }) }
     }
 
     /// As well the door of `runs`. `env` is the environment of a command whose request brings none.
@@ -95,6 +99,17 @@ impl HttpDoor {
         inner.control = Some(Control::new(runs, env));
         self
     }
+
+    /// As well the door of `mcp`, below `/mcp`.
+    ///
+    /// # Panics
+    /// The door is in use already.
+    #[must_use]
+    pub fn with_mcp(mut self, mcp: Arc<Mcp>) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody else has the door while it is made");
+        inner.mcp = Some(mcp);
+        self
+    }
 }
 
 impl Door for HttpDoor {
@@ -103,7 +118,7 @@ impl Door for HttpDoor {
     }
 
     async fn serve(&self, conn: Conn, session: Session) -> CloseReason {
-        conn::serve(self, conn, session).await
+        conn::serve(conn::Answerer::Http(self.clone()), conn, session).await
     }
 
     async fn refuse(&self, conn: Conn, refusal: Refusal) {
@@ -120,6 +135,11 @@ impl HttpDoor {
         activity: &Arc<Activity>,
         request: Request<Incoming>,
     ) -> Result<Response<Reply>, Box<Takeover>> {
+        if let Some(mcp) = &self.inner.mcp
+            && let Some(place) = mcp::place(request.uri().path())
+        {
+            return Box::pin(mcp::answer(mcp, place, session, activity, request)).await;
+        }
         let busy = activity.request(!request.body().is_end_stream());
         let mut guard = session.request();
         let version = request.version();
@@ -227,9 +247,9 @@ impl HttpDoor {
                 operations::emulators(host.unwrap_or_default())
             }
             Route::Index => Ok(only_get(|_| text(operations::INDEX))),
-            Route::Metrics => Ok(only_get(|Inner { dispatch, metrics, credentials, control, .. }| {
+            Route::Metrics => Ok(only_get(|Inner { dispatch, metrics, credentials, control, mcp, .. }| {
                 let runs = control.as_ref().map(runs::Control::runs);
-                operations::metrics(dispatch.engine(), metrics, credentials, runs)
+                operations::metrics(dispatch.engine(), metrics, credentials, runs, mcp.as_deref())
             })),
             Route::Rules | Route::Databases | Route::Backup | Route::Status | Route::Coverage | Route::CoveragePage => {
                 let Identified { identity, .. } = identify().await?;

@@ -26,6 +26,7 @@ use super::runs::Figures;
 use super::{Answer, json_answer, request_deadline};
 use crate::auth::Credentials;
 use crate::dispatch::{Dispatch, Write, run};
+use crate::mcp::Mcp;
 
 /// What `GET /` says.
 pub(super) const INDEX: &str = "Standpipe: one live tree, many doors.\n\
@@ -175,18 +176,39 @@ pub(super) fn metrics(
     metrics: &Metrics,
     credentials: &Credentials,
     runs: Option<&Arc<Runs>>,
+    mcp: Option<&Mcp>,
 ) -> Answer {
     let mut registry = Registry::with_prefix("standpipe");
     metrics.register(&mut registry);
+    if let Some(mcp) = mcp {
+        register_mcp(mcp, &mut registry);
+    }
     registry.register_collector(Box::new(Databases(engine.databases())));
     registry.register_collector(Box::new(StreamFigures(engine.streams().stats())));
     registry.register_collector(Box::new(credentials.clone()));
     if let Some(runs) = runs {
         registry.register_collector(Box::new(Figures(runs.clone())));
     }
+    encoded(&registry)
+}
+
+/// The same of a process that has nothing but MCP.
+pub(super) fn mcp_metrics(metrics: &Metrics, mcp: &Mcp) -> Answer {
+    let mut registry = Registry::with_prefix("standpipe");
+    metrics.register(&mut registry);
+    register_mcp(mcp, &mut registry);
+    encoded(&registry)
+}
+
+fn register_mcp(mcp: &Mcp, registry: &mut Registry) {
+    mcp.metrics().register(registry);
+    mcp.register_sessions(registry);
+}
+
+fn encoded(registry: &Registry) -> Answer {
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _infallible = encode(&mut out, &registry);
+    let _infallible = encode(&mut out, registry);
     let mut answer = Response::new(Content::Full(out.into()));
     let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     answer.headers_mut().insert(header::CONTENT_TYPE, format);

@@ -5,14 +5,19 @@ mod policy;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use standpipe_engine::Identity;
 use standpipe_mcp::fault::UNAUTHENTICATED;
+use standpipe_mcp::sessions::Sessions;
 use standpipe_mcp::{Fault, Metrics, Scopes, Server};
-use standpipe_serve::{LimitsHandle, Peer, Session};
+use standpipe_serve::{Peer, Session};
 
 pub use self::policy::McpPolicy;
+pub(crate) use self::policy::host;
 use crate::auth::{self, Credentials, Identified, Terms};
 
 /// Which servers there are now.
@@ -62,6 +67,7 @@ pub struct Mcp {
     policy: ArcSwap<McpPolicy>,
     credentials: Credentials,
     metrics: Metrics,
+    sessions: Arc<Sessions>,
 }
 
 impl fmt::Debug for Mcp {
@@ -78,7 +84,8 @@ impl Mcp {
         credentials: Credentials,
         metrics: Metrics,
     ) -> Arc<Self> {
-        Arc::new(Self { endpoints, policy: ArcSwap::from_pointee(policy), credentials, metrics })
+        let sessions = Sessions::new(credentials.limits().clone(), metrics.clone());
+        Arc::new(Self { endpoints, policy: ArcSwap::from_pointee(policy), credentials, metrics, sessions })
     }
 
     /// Lets in by another policy from now on.
@@ -91,9 +98,28 @@ impl Mcp {
         self.policy.load_full()
     }
 
-    /// The limits in force, for who needs them beside sessions.
-    pub(crate) fn limits(&self) -> &LimitsHandle {
-        self.credentials.limits()
+    /// Ends sessions in time: a task of the node, which runs until it is dropped. Sessions that are left then end.
+    pub async fn keep_sessions(self: Arc<Self>) {
+        self.sessions.clone().keep().await;
+    }
+
+    /// Ends all sessions; for a process that stops, before what serves them does.
+    pub fn end_sessions(&self) {
+        self.sessions.end_all();
+    }
+
+    /// The sessions of the legacy era.
+    pub(crate) fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Has the figures of sessions shown to Prometheus.
+    pub(crate) fn register_sessions(&self, registry: &mut Registry) {
+        let (sessions, kept) = (Gauge::<u64, AtomicU64>::default(), Gauge::<u64, AtomicU64>::default());
+        sessions.set(self.sessions.len() as u64);
+        kept.set(self.sessions.kept_bytes() as u64);
+        registry.register("mcp_http_sessions", "Sessions of the legacy era over HTTP", sessions);
+        registry.register("mcp_replay_bytes", "Bytes of messages kept for clients that resume", kept);
     }
 
     /// The counters.

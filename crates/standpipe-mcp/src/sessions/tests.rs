@@ -1,0 +1,1 @@
+//! Scenarios of sessions, in paused time.
