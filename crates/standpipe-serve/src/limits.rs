@@ -243,6 +243,9 @@ limits! {
     mcp_calls_per_child_max: usize = 64;
     /// MCP: calls at work at once of one principal, in each server. Default 32. Over it: a call waits in the queue.
     mcp_calls_per_principal_max: usize = 32;
+    /// MCP: calls at work at once on one connection that carries many (lines, WebSocket). Default 256. Over it: refused with a retry
+    /// hint.
+    mcp_calls_per_stream_max: usize = 256;
     /// MCP: calls waiting for one server. Default 256. Over it: refused with a retry hint.
     mcp_queue_calls_max: usize = 256;
     /// MCP: time that a call may wait in the queue, in milliseconds. Default 5,000. Later: refused with a retry hint.

@@ -1,7 +1,9 @@
 //! What all doors of MCP share: which servers there are and at which endpoint, who calls, sessions of the legacy era, and whom the policy lets in.
 //! How messages travel is each door's business (`http/mcp` for HTTP), what they mean that of the servers.
 
+mod lines;
 mod policy;
+pub(crate) mod talk;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use standpipe_mcp::sessions::Sessions;
 use standpipe_mcp::{Fault, Metrics, Scopes, Server};
 use standpipe_serve::{Peer, Session};
 
+pub use self::lines::McpLines;
 pub use self::policy::McpPolicy;
 pub(crate) use self::policy::host;
 use crate::auth::{self, Credentials, Identified, Terms};

@@ -119,7 +119,10 @@ mod tests {
     #[test]
     fn the_id_of_a_request_is_found_wherever_it_stands() {
         check(r#"{"id":1,"method":"a"}"#, Some("1"));
-        check(r#" { "params" : {"id":2,"x":[1,{"id":3}]}, "method":"a\"id\":4" , "id" : "\u0031,}" } "#, Some(r#""\u0031,}""#));
+        check(
+            r#" { "params" : {"id":2,"x":[1,{"id":3}]}, "method":"a\"id\":4" , "id" : "\u0031,}" } "#,
+            Some(r#""\u0031,}""#),
+        );
         check(r#"{"id":-5,"method":"a","params":{"#, Some("-5"));
         check(r#"{"method":"a","params":{},"id":9007199254740993}"#, Some("9007199254740993"));
     }
