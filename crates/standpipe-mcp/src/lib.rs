@@ -21,6 +21,7 @@ pub mod metrics;
 mod server;
 pub mod sessions;
 pub mod trace;
+pub mod upstream;
 
 pub use self::caller::{Caller, Scopes};
 pub use self::exchange::{Inlet, Outlet, exchange};

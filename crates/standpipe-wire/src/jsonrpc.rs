@@ -257,6 +257,11 @@ impl Message {
         self.id.map(|span| span.of_bytes(&self.bytes))
     }
 
+    /// Where its id is.
+    pub fn id_span(&self) -> Option<Span> {
+        self.id
+    }
+
     /// [`Message::id`], to be kept.
     pub fn id_bytes(&self) -> Option<Bytes> {
         self.id().map(|id| self.bytes.slice_ref(id))
@@ -323,6 +328,12 @@ impl Message {
         Ok(self.at(path)?.and_then(|span| serde_json::from_slice(self.slice(span)).ok()))
     }
 
+    /// The message in bytes of its own, if they are part of a larger block: it does not keep that alive.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() }
+    }
+
     /// The message with another id, which is JSON.
     #[must_use]
     pub fn with_id(&self, id: &[u8]) -> Self {
@@ -332,15 +343,9 @@ impl Message {
         }
     }
 
-    /// The message with some parts changed. Spans must not overlap.
-    ///
-    /// # Panics
-    /// What comes out is no message.
-    #[must_use]
-    pub fn edit(&self, edits: &mut [Edit<'_>]) -> Self {
+    /// Appends the message to `out`, with some parts changed. Spans must not overlap.
+    pub fn splice(&self, edits: &mut [Edit<'_>], out: &mut Vec<u8>) {
         edits.sort_by_key(|edit| edit.at.start);
-        let added: usize = edits.iter().map(|edit| edit.parts.iter().map(|part| part.len()).sum::<usize>()).sum();
-        let mut out = Vec::with_capacity(self.bytes.len() + added);
         let mut from = 0;
         for edit in edits {
             out.extend_from_slice(&self.bytes[from..edit.at.start as usize]);
@@ -348,7 +353,38 @@ impl Message {
             from = edit.at.end as usize;
         }
         out.extend_from_slice(&self.bytes[from..]);
-        Self::own(out)
+    }
+
+    /// The message with some parts changed. Spans must not overlap. What takes their place is JSON, so that the rest need not be looked
+    /// through again: its parts have only moved.
+    #[must_use]
+    pub fn edit(&self, edits: &mut [Edit<'_>]) -> Self {
+        let added: usize = edits.iter().map(Edit::bytes).sum();
+        let mut bytes = Vec::with_capacity(self.bytes.len() + added);
+        self.splice(edits, &mut bytes);
+        let bytes = Bytes::from(bytes);
+        let grown = |at: u32| {
+            let before = edits.iter().filter(|edit| edit.at.end <= at);
+            let grown: i64 = before.map(|edit| edit.bytes() as i64 - i64::from(edit.at.end - edit.at.start)).sum();
+            (i64::from(at) + grown) as u32
+        };
+        let moved = |span: Span| Span { start: grown(span.start), end: grown(span.end) };
+        let method = self.method.as_ref().map(|name| match name {
+            Name::Plain(span) => Name::Plain(moved(*span)),
+            Name::Decoded(name) => Name::Decoded(name.clone()),
+        });
+        let edited = Self { id: self.id.map(moved), method, body: self.body.map(moved), bytes, ..*self };
+        debug_assert!(edited.is_whole(), "what takes the place of JSON is JSON");
+        edited
+    }
+
+    /// Whether it is what would be parsed.
+    fn is_whole(&self) -> bool {
+        Self::parse(self.bytes.clone()).is_ok_and(|parsed| {
+            let same =
+                (parsed.kind, parsed.id, parsed.body, parsed.failed) == (self.kind, self.id, self.body, self.failed);
+            same && parsed.method() == self.method()
+        })
     }
 
     /// The edit that adds a member to the object at `object`, in front of the others. `value` is JSON.
@@ -382,6 +418,11 @@ pub struct Edit<'a> {
 }
 
 impl<'a> Edit<'a> {
+    /// Length of what takes the place.
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
     /// The part at `at` becomes `with`, which is JSON.
     pub fn replace(at: Span, with: &'a [u8]) -> Self {
         Self { at, parts: [with, b"", b"", b"", b""] }
