@@ -14,8 +14,8 @@ use crate::exit::Exit;
 use crate::pipe::{PipeMode, RenderAs};
 
 pub(crate) use mcp::{
-    McpArgs, McpCommand, McpConnectArgs, McpCredentialArgs, McpEra, McpExportHarArgs, McpGatewayArgs, McpMode,
-    McpReplayArgs, McpStatusArgs, McpStdioArgs,
+    McpArgs, McpCommand, McpConnectArgs, McpEra, McpExportHarArgs, McpGatewayArgs, McpMode, McpReplayArgs,
+    McpStatusArgs, McpStdioArgs,
 };
 pub(crate) use pipeline::{PipelineCheckArgs, PipelineCommand, PipelineRunArgs};
 pub(crate) use runs::{

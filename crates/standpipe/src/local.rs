@@ -45,7 +45,7 @@ impl Folder {
         let config = standpipe_engine::EngineConfig { databases: Databases::OnDemand, ..with_limits(dir, &limits) };
         let token = standpipe_engine::random_token();
         let authority = Authority { admin_token: Some(token.clone()), ..Authority::default() };
-        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), authority, None)?;
+        let node = Node::start(config, limits, Listen::http("127.0.0.1:0"), authority, None, None)?;
         let database = node.engine().database(name)?;
         let access = AccessArgs { db: Some(name.to_owned()), token: Some(token), token_file: None };
         let client = Client::new(&node.url(), &access)?;

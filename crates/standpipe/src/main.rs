@@ -22,6 +22,7 @@ mod pipeline;
 mod reload;
 mod rules;
 mod runs;
+mod signals;
 mod systemd;
 mod tls;
 mod token;

@@ -12,8 +12,6 @@ use standpipe_engine::{Access, Databases, Durability, Engine, EngineConfig, Quer
 use standpipe_runs::{GuardProgram, JobSpec, Runs, RunsSettings};
 use standpipe_serve::{BindError, Limits, OnFailure, OnShutdown, Server, ServerConfig, SocketListener, TaskKind, Tls};
 use standpipe_tree::rules::RuleSet;
-#[cfg(unix)]
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::authority;
 use crate::cli::{AccessArgs, TargetArgs};
@@ -22,8 +20,10 @@ use crate::config::{self, Mode, Settings};
 use crate::emulator;
 use crate::exit::{Exit, Failure, Result};
 use crate::jobs;
+use crate::mcp::{McpNode, Tree};
 use crate::pipe::PipeEntry;
 use crate::reload::{FileWatch, Reload};
+use crate::signals::{Signals, Told};
 use crate::systemd::{self, State};
 use crate::tls::{self, Certificates};
 
@@ -40,12 +40,16 @@ pub(crate) struct Listen<'a> {
     pub(crate) https: &'a str,
     /// The certificates of that, and of doors whose address begins with `tls:`.
     pub(crate) tls: Option<&'a Arc<Tls>>,
+    /// Where MCP alone is spoken over HTTP, and one message a line.
+    pub(crate) mcp: &'a str,
+    pub(crate) mcp_line: &'a str,
 }
 
 impl<'a> Listen<'a> {
     /// Only HTTP.
     pub(crate) fn http(at: &'a str) -> Self {
-        Self { http: at, socket: Path::new(""), line: "", resp: "", separator: Separator::Slash, https: "", tls: None }
+        let (socket, separator) = (Path::new(""), Separator::Slash);
+        Self { http: at, socket, line: "", resp: "", separator, https: "", tls: None, mcp: "", mcp_line: "" }
     }
 }
 
@@ -59,6 +63,8 @@ pub(crate) struct Node {
     engine: Arc<Engine>,
     /// Where commands are run; a folder that a command of ours looks at by itself has none.
     runs: Option<Arc<Runs>>,
+    /// MCP, where it is spoken.
+    mcp: Option<McpNode>,
     server: Server,
     credentials: Credentials,
     ready: Arc<AtomicBool>,
@@ -78,6 +84,7 @@ impl Node {
         listen: Listen<'_>,
         authority: Authority,
         jobs: Option<Vec<Arc<JobSpec>>>,
+        mcp: Option<&config::Values>,
     ) -> Result<Self> {
         raise_descriptor_limit();
         keep_pages_small();
@@ -108,11 +115,21 @@ impl Node {
             let _on_it = event_loop.enter();
             server.shutdown().spawn(KEYS_TASK, credentials.clone().keep_keys());
         }
+        let tree = Tree { dispatch: dispatch.clone(), runs: runs.clone() };
         let door = HttpDoor::new(dispatch, credentials.clone(), server.metrics().clone(), ready.clone());
-        let door = Arc::new(match &runs {
+        let door = match &runs {
             Some(runs) => door.with_runs(runs.clone(), jobs::environment()),
             None => door,
+        };
+        let mcp = mcp.map(|values| McpNode::of_server(values, &tree, &server, &credentials)).transpose()?;
+        let door = Arc::new(match &mcp {
+            Some(mcp) => door.with_mcp(mcp.mcp().clone()),
+            None => door,
         });
+        if let Some(mcp) = &mcp {
+            others.extend(mcp.listen(listen.mcp, &ready, &server)?.map(|at| ("mcp", at)));
+            others.extend(mcp.listen_lines(listen.mcp_line, listen.tls, &server)?.map(|at| ("mcp-line", at)));
+        }
         if let (Some(tls), false) = (listen.tls, listen.https.is_empty()) {
             let (listeners, at) = bind(&format!("tls:{}", listen.https), Some(tls), &server)?;
             server.listen(door.clone(), listeners);
@@ -123,7 +140,7 @@ impl Node {
             others.push(("socket", listen.socket.display().to_string()));
         }
         server.listen(door, listeners);
-        Ok(Self { engine, runs, server, credentials, ready, address, others })
+        Ok(Self { engine, runs, mcp, server, credentials, ready, address, others })
     }
 
     /// Serves the pipes of the configuration, each counted as a door of its own.
@@ -146,6 +163,11 @@ impl Node {
         self.runs.as_ref()
     }
 
+    /// MCP, where it is spoken.
+    pub(crate) fn mcp(&self) -> Option<&McpNode> {
+        self.mcp.as_ref()
+    }
+
     pub(crate) fn server(&self) -> &Server {
         &self.server
     }
@@ -159,15 +181,23 @@ impl Node {
         &self.engine
     }
 
-    /// Stops: nobody comes in any more, runs are ended (who watches one sees its end), connections are drained, then
-    /// what waits is committed. Says whether it was clean.
+    /// Stops: nobody comes in any more, runs and MCP servers are ended (who watches one sees its end), connections are drained,
+    /// then what waits is committed. Says whether it was clean.
     pub(crate) async fn stop(self) -> bool {
         self.ready.store(false, Ordering::Relaxed);
-        let mut clean = true;
-        if let Some(runs) = &self.runs {
-            self.server.stop_accepting();
-            clean = runs.close().await;
-        }
+        self.server.stop_accepting();
+        let runs = async {
+            match &self.runs {
+                Some(runs) => runs.close().await,
+                None => true,
+            }
+        };
+        let mcp = async {
+            if let Some(mcp) = &self.mcp {
+                mcp.close().await;
+            }
+        };
+        let (clean, ()) = tokio::join!(runs, mcp);
         let stopped = self.server.stop().await;
         self.engine.close();
         clean && stopped.clean
@@ -186,7 +216,7 @@ fn open_runs(engine: &Arc<Engine>, server: &Server, jobs: Vec<Arc<JobSpec>>) -> 
 
 /// Listens on an address, over TLS where it begins with `tls:`, or on the path of a Unix socket, which has a
 /// slash; says where that is.
-fn bind(at: &str, tls: Option<&Arc<Tls>>, server: &Server) -> Result<(Vec<SocketListener>, String)> {
+pub(crate) fn bind(at: &str, tls: Option<&Arc<Tls>>, server: &Server) -> Result<(Vec<SocketListener>, String)> {
     let failed = |error: BindError| {
         let failure = Failure::failed(error.to_string());
         match error {
@@ -238,13 +268,16 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         socket: &values.server.socket,
         line: &values.server.line,
         resp: &values.server.resp,
+        mcp: &values.mcp.listen,
+        mcp_line: &values.mcp.line,
         separator: match values.server.resp_separator {
             config::RespSeparator::Slash => Separator::Slash,
             config::RespSeparator::Colon => Separator::Colon,
         },
     };
     let jobs = values.runs.enabled.then(|| jobs::read(values)).transpose()?;
-    let mut node = Node::start(engine, values.limits.clone(), listen, authority, jobs)?;
+    let mcp = values.mcp.enabled.then_some(values);
+    let mut node = Node::start(engine, values.limits.clone(), listen, authority, jobs, mcp)?;
     let url = node.url();
     load(settings, &node, &token)?;
     node.open_pipes(&values.pipe)?;
@@ -258,6 +291,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
         let mut signals = Signals::new(settings.mode)?;
         let mut watched = Vec::from_iter(settings.arguments.config.clone());
         watched.extend(certificates.iter().flat_map(Certificates::paths));
+        watched.extend(node.mcp().and_then(McpNode::file).map(Path::to_owned));
         let mut file = FileWatch::new(watched);
         let mut reload = Reload::new(settings);
         banner(settings, &url, &node.others, &token);
@@ -279,6 +313,9 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             reload.run(&node, |authority| token.authority(authority));
             if let Some(certificates) = &mut certificates {
                 certificates.reload();
+            }
+            if let Some(mcp) = node.mcp() {
+                mcp.reload().await;
             }
         }
         systemd::tell(State::Stopping);
@@ -522,6 +559,9 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
                 let server = if url.ends_with(":9000") { String::new() } else { format!(" --url {url}") };
                 eprintln!("  run     standpipe run{server} -- ping -c 5 localhost");
             }
+            if values.mcp.enabled && others.len() <= 3 {
+                eprintln!("  agents  claude mcp add --transport http board {url}/mcp");
+            }
         }
         false => {
             eprintln!("  read    curl -H \"authorization: Bearer $(cat {})\" {url}/.json", token.file.display());
@@ -534,6 +574,8 @@ fn banner(settings: &Settings, url: &str, others: &[(&str, String)], token: &Tok
     for (door, at) in others {
         let (flag, (host, port)) = (at.contains('/'), at.rsplit_once(':').unwrap_or(("", at)));
         match (*door, flag) {
+            ("mcp", _) => eprintln!("  mcp     http://{at}/mcp"),
+            ("mcp-line", _) => eprintln!("  mcp     {at}, one message a line"),
             ("https", _) => eprintln!("  https   {}", tls::url(&values.tls.name, at)),
             ("resp", true) => eprintln!("  redis   redis-cli -s {at} GET home/kitchen/temp"),
             ("resp", false) => eprintln!("  redis   redis-cli -h {host} -p {port} GET home/kitchen/temp"),
@@ -577,67 +619,9 @@ pub(crate) fn raise_descriptor_limit() {
 
 /// Keeps the allocator's memory in ordinary pages: with huge ones, ten thousand idle connections
 /// held 20 KiB each instead of 11.
-fn keep_pages_small() {
+pub(crate) fn keep_pages_small() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay on");
-    }
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Stop,
-    Reload,
-}
-
-/// The signals a server heeds: Ctrl-C everywhere; where there are more, SIGTERM stops and SIGHUP
-/// reloads the configuration. To `dev` SIGHUP says that its terminal was closed, so it stops.
-struct Signals {
-    #[cfg(unix)]
-    mode: Mode,
-    #[cfg(unix)]
-    interrupt: Signal,
-    #[cfg(unix)]
-    terminate: Signal,
-    #[cfg(unix)]
-    hangup: Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new(mode: Mode) -> Result<Self> {
-        let heed = |kind| signal(kind).map_err(|error| Failure::failed(format!("can't wait for signals: {error}")));
-        let (interrupt, terminate) = (heed(SignalKind::interrupt())?, heed(SignalKind::terminate())?);
-        Ok(Self { mode, interrupt, terminate, hangup: heed(SignalKind::hangup())? })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.hangup.recv() => match self.mode {
-                Mode::Dev => Told::Stop,
-                Mode::Serve => Told::Reload,
-            },
-        }
-    }
-}
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new(_: Mode) -> Result<Self> {
-        Ok(Self {})
-    }
-
-    async fn next(&mut self) -> Told {
-        let _no_handler_no_stop = tokio::signal::ctrl_c().await;
-        Told::Stop
-    }
-}
-
-impl Signals {
-    async fn stop(&mut self) {
-        while self.next().await != Told::Stop {}
     }
 }

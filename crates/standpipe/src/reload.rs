@@ -64,6 +64,10 @@ impl Reload {
             self.in_force.limits = values.limits;
             self.in_force.auth = values.auth;
             self.in_force.job = values.job;
+            self.in_force.mcp = self.in_force.mcp.reloaded(&values.mcp);
+            if let Some(mcp) = node.mcp() {
+                mcp.set_policy(&self.in_force);
+            }
             tracing::info!("configuration reloaded, in force now: {}", live.join(", "));
         }
         if let Some((runs, jobs)) = jobs {

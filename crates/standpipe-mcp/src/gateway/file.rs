@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::filter::Tools;
 use super::members::{FileError, Value};
+use super::servers::ALL;
+use crate::upstream::child::Mode;
+use crate::upstream::{Era, EraChoice, ServerLimits};
 
 /// Longest file that is read.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -19,28 +23,6 @@ pub const SEPARATOR: &str = "__";
 
 /// A variable of our environment.
 pub type Variable<'v> = &'v dyn Fn(&str) -> Option<String>;
-
-/// Whether each session has a process of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// A process for each session.
-    #[default]
-    Session,
-    /// One process for all.
-    Shared,
-}
-
-/// Which era of the protocol a server speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EraChoice {
-    /// It is asked.
-    #[default]
-    Auto,
-    /// 2025-11-25 and before.
-    Legacy,
-    /// 2026-07-28.
-    Modern,
-}
 
 /// One server, as its entry says.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,12 +41,53 @@ pub struct ServerEntry {
     pub tools: Tools,
     /// Where its messages are recorded: a file, or `tree:NAME` for a stream of the tree.
     pub record: Option<String>,
-    /// JSON pointers to what is masked on a tape, besides what always is.
+    /// What is masked on a tape besides what always is: JSON pointers, and names of members and headers.
     pub mask: Vec<String>,
     /// What is blocked, delayed, mocked or failed: the JSON of a list of rules.
     pub rules: Option<String>,
     /// Limits of its own, by the key in the file.
     pub limits: BTreeMap<&'static str, u64>,
+}
+
+impl ServerEntry {
+    /// A process of this name, and everything else as by default.
+    pub fn of_command(name: &str, argv: Vec<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            upstream: Upstream::Command { argv, env: BTreeMap::new(), cwd: None },
+            mode: Mode::default(),
+            era: EraChoice::default(),
+            eager: false,
+            tools: Tools::default(),
+            record: None,
+            mask: Vec::new(),
+            rules: None,
+            limits: BTreeMap::new(),
+        }
+    }
+
+    /// Its limits: those of the node, but for what it says itself.
+    pub fn limits(&self, node: &ServerLimits) -> ServerLimits {
+        let number =
+            |key: &str, node: usize| self.limits.get(key).map_or(node, |own| usize::try_from(*own).unwrap_or(node));
+        let time = |key: &str, node: Duration| self.limits.get(key).map_or(node, |own| Duration::from_millis(*own));
+        ServerLimits {
+            message_bytes: number("message_bytes_max", node.message_bytes),
+            calls_per_child: number("calls_max", node.calls_per_child),
+            calls_per_principal: number("calls_per_principal_max", node.calls_per_principal),
+            queue_calls: number("queue_calls_max", node.queue_calls),
+            queue_wait: time("queue_wait_ms", node.queue_wait),
+            start: time("start_timeout_ms", node.start),
+            call: time("call_timeout_ms", node.call),
+            call_total: time("call_total_ms", node.call_total),
+            stdin_progress: time("stdin_progress_ms", node.stdin_progress),
+            drain: time("drain_ms", node.drain),
+            grace: time("grace_ms", node.grace),
+            idle: time("idle_timeout_ms", node.idle),
+            ..*node
+        }
+        .checked()
+    }
 }
 
 /// What answers.
@@ -110,7 +133,7 @@ const LIMITS: [(&str, RangeInclusive<u64>); 12] = [
     ("queue_calls_max", 0..=1_000_000),
     ("calls_max", 1..=1_000_000),
     ("calls_per_principal_max", 1..=1_000_000),
-    ("children_max", 1..=100_000),
+    ("idle_timeout_ms", 1..=DAY_MS),
     ("message_bytes_max", 1_024..=1 << 30),
 ];
 const DAY_MS: u64 = 86_400_000;
@@ -153,6 +176,9 @@ pub fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) || name.starts_with(['.', '-']) {
         return Err(format!("{name:?} is no name of a server: it is a part of URLs, 1 to {NAME_BYTES_MAX} bytes"));
+    }
+    if name == ALL {
+        return Err(format!("{name:?} is no name of a server: all of them joined are called so"));
     }
     if name.contains(SEPARATOR) || name.ends_with('_') {
         return Err(format!(
@@ -220,12 +246,16 @@ fn entry(name: &str, value: &Value<'_>, variable: Variable<'_>) -> Result<Option
         }
     };
     let mode = members.take("mode").map(|mode| mode.word(&[("session", Mode::Session), ("shared", Mode::Shared)]));
-    let eras = [("auto", EraChoice::Auto), ("legacy", EraChoice::Legacy), ("modern", EraChoice::Modern)];
+    let eras = [
+        ("auto", EraChoice::Auto),
+        ("legacy", EraChoice::Known(Era::Legacy)),
+        ("modern", EraChoice::Known(Era::Modern)),
+    ];
     let era = members.take("era").map(|era| era.word(&eras));
     let eager = members.take("eager").map(|eager| eager.bool()).transpose()?.unwrap_or(false);
     let tools = members.take("tools").map(|tools| self::tools(&tools)).transpose()?.unwrap_or_default();
     let record = members.take("record").map(|record| record.string()).transpose()?;
-    let mask = members.take("mask").map(|mask| pointers(&mask)).transpose()?.unwrap_or_default();
+    let mask = members.take("mask").map(|mask| masks(&mask)).transpose()?.unwrap_or_default();
     let rules = match members.take("rules") {
         Some(rules) => {
             rules.list()?;
@@ -283,14 +313,16 @@ fn tools(value: &Value<'_>) -> Result<Tools, FileError> {
     Ok(Tools { allow: names(allow)?, deny: names(deny)?, prefix })
 }
 
-fn pointers(value: &Value<'_>) -> Result<Vec<String>, FileError> {
+fn masks(value: &Value<'_>) -> Result<Vec<String>, FileError> {
     let check = |item: &Value<'_>| {
         let text = item.string()?;
-        if text.starts_with('/') {
-            Ok(text)
-        } else {
-            Err(item.wrong("no JSON pointer", "write one such as /params/arguments/password"))
+        if text.is_empty() {
+            return Err(item.wrong(
+                "names nothing",
+                "write a JSON pointer such as /params/arguments/card, or a name such as card",
+            ));
         }
+        Ok(text)
     };
     value.list()?.iter().map(check).collect()
 }
@@ -349,19 +381,19 @@ mod tests {
             "files": {"command": "npx", "args": ["-y", "server", "${HOME:-/root}"], "env": {"KEY": "x${TOKEN}y"}},
             "far": {"type": "http", "url": "https://mcp.example.com/mcp", "headers": {"Authorization": "Bearer ${TOKEN}"}},
             "off": {"command": "x", "disabled": true},
-            "all": {"command": "./s", "cwd": "/srv", "mode": "shared", "era": "legacy", "eager": true,
+            "most": {"command": "./s", "cwd": "/srv", "mode": "shared", "era": "legacy", "eager": true,
                     "tools": {"allow": ["read*"], "deny": ["read_all"], "prefix": "f_"}, "record": "t.jsonl",
                     "mask": ["/params/key"], "rules": [{"method": "x"}], "call_timeout_ms": 3000}
         }}"#;
         let servers = read(text, &variable).unwrap();
-        assert_eq!(servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["files", "far", "all"]);
+        assert_eq!(servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["files", "far", "most"]);
         let Upstream::Command { argv, env, cwd: None } = &servers[0].upstream else { panic!("{servers:?}") };
         assert_eq!((argv.join(" ").as_str(), env["KEY"].as_str()), ("npx -y server /root", "xsecrety"));
         let Upstream::Url { url, headers } = &servers[1].upstream else { panic!("{servers:?}") };
         assert_eq!(url, "https://mcp.example.com/mcp");
         assert_eq!(headers[..], [("Authorization".to_owned(), "Bearer secret".to_owned())]);
         let all = &servers[2];
-        assert_eq!((all.mode, all.era, all.eager), (Mode::Shared, EraChoice::Legacy, true));
+        assert_eq!((all.mode, all.era, all.eager), (Mode::Shared, EraChoice::Known(Era::Legacy), true));
         assert_eq!(all.tools.allow, ["read*"]);
         assert_eq!((all.rules.as_deref(), all.limits["call_timeout_ms"]), (Some(r#"[{"method": "x"}]"#), 3_000));
         assert!(!format!("{servers:?}").contains("secret"));
@@ -395,7 +427,7 @@ mod tests {
         check(r#"{"command":"x","tools":{"allow":[]}}"#, "allows nothing");
         check(r#"{"command":"x","tools":{"alow":["a"]}}"#, "did you mean allow?");
         check(r#"{"command":"x","tools":{"prefix":"a b"}}"#, "no prefix");
-        check(r#"{"command":"x","mask":["a"]}"#, "mask[0]: no JSON pointer");
+        check(r#"{"command":"x","mask":[""]}"#, "mask[0]: names nothing");
         check(r#"{"command":"x","rules":{}}"#, "rules: this is an object / write an array");
         check(r#"{"command":"x","call_timeout_ms":0}"#, "call_timeout_ms: out of range / write a whole number from 1");
         check(r#"{"command":"x","calls_max":1.5}"#, "this is a number");
@@ -412,7 +444,7 @@ mod tests {
         for name in ["a", "my-files", "A.1_b"] {
             check(name, true);
         }
-        for name in ["", "a b", "a/b", "a__b", "a_", ".a", "-a", "ä", &"a".repeat(65)] {
+        for name in ["", "all", "a b", "a/b", "a__b", "a_", ".a", "-a", "ä", &"a".repeat(65)] {
             check(name, false);
         }
     }

@@ -6,8 +6,10 @@ mod filter;
 mod joined;
 mod list;
 mod members;
+mod servers;
 
 pub use self::file::{FILE_BYTES_MAX, SEPARATOR, ServerEntry, Upstream, Variable, check_name, read};
 pub use self::filter::{Filter, Tools};
 pub use self::joined::{Joined, Member, Set};
 pub use self::members::FileError;
+pub use self::servers::{ALL, Changes, Gateway, Parts};

@@ -4,10 +4,11 @@
 use super::Values;
 
 /// Does a reload apply a change of this setting? Limits are read at the moment of use, and whom tokens are
-/// believed from is exchanged as a whole, as jobs are; everything else is read once, at start. (The certificates in the files
+/// believed from is exchanged as a whole, as jobs and whom MCP lets in are; everything else is read once, at start. (The certificates in the files
 /// that `[tls]` names are read by every reload; which files they are is read at start.)
 pub(super) fn is_live(name: &str) -> bool {
-    ["limits.", "auth.", "job."].iter().any(|table| name.starts_with(table))
+    const POLICY: [&str; 6] = ["mcp.anonymous", "mcp.audience", "mcp.hosts", "mcp.origins", "mcp.sse", "mcp.url"];
+    ["limits.", "auth.", "job."].iter().any(|table| name.starts_with(table)) || POLICY.contains(&name)
 }
 
 /// The names and values of what changed, as text for the log.

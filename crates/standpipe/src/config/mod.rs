@@ -21,6 +21,7 @@ use crate::exit::{Failure, Result};
 use crate::jobs::JobEntry;
 use crate::pipe::PipeEntry;
 pub(crate) use changes::Changes;
+pub(crate) use exposure::is_loopback;
 use layers::Layers;
 use lists::item_name;
 pub(crate) use show::show;
@@ -185,6 +186,8 @@ pub(crate) struct Mcp {
     pub(crate) anonymous: bool,
     /// What `aud` of a token must be; empty is anything.
     pub(crate) audience: String,
+    /// The address of this server as clients know it, such as `https://mcp.example.com`; empty is found out from each request.
+    pub(crate) url: String,
     /// Host names that clients use beside those of this machine and of the certificate.
     pub(crate) hosts: Vec<String>,
     /// Origins of pages that may ask.
@@ -193,6 +196,21 @@ pub(crate) struct Mcp {
     pub(crate) sse: bool,
     /// Whether the tools that change the tree are left out.
     pub(crate) read_only: bool,
+}
+
+impl Mcp {
+    /// These settings, with what a reload takes from `new`: whom MCP lets in.
+    pub(crate) fn reloaded(&self, new: &Self) -> Self {
+        Self {
+            anonymous: new.anonymous,
+            audience: new.audience.clone(),
+            url: new.url.clone(),
+            hosts: new.hosts.clone(),
+            origins: new.origins.clone(),
+            sse: new.sse,
+            ..self.clone()
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -309,6 +327,7 @@ impl Values {
                 servers: PathBuf::new(),
                 anonymous: mode == Mode::Dev,
                 audience: String::new(),
+                url: String::new(),
                 hosts: Vec::new(),
                 origins: Vec::new(),
                 sse: false,
@@ -429,6 +448,10 @@ fn check_each(layers: &Layers) -> Result<Values> {
         let text = format!("{origin:?} is no origin: use scheme, host and port, such as https://app.example.com");
         return wrong("mcp.origins", &text);
     }
+    let url = values.mcp.url.parse::<http::Uri>();
+    if !values.mcp.url.is_empty() && !url.is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https"))) {
+        return wrong("mcp.url", "write it whole, as clients see it, such as https://mcp.example.com");
+    }
     let names = &values.databases.names;
     if let Some(error) = names.iter().find_map(|name| standpipe_engine::check_name(name).err()) {
         return wrong("databases.names", error.message());
@@ -458,21 +481,26 @@ pub(crate) fn over_tls(at: &str) -> (bool, &str) {
     at.strip_prefix("tls:").map_or((false, at), |at| (true, at))
 }
 
-/// Is this a name, or an address, that a `Host` header may have, without a port?
+/// Is this a name, or an address, that a `Host` header may have? A port may follow; `*` is any.
 pub(crate) fn is_host_name(text: &str) -> bool {
+    let text = match text.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']')) => name,
+        _ => text,
+    };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     !text.is_empty()
         && (text.chars().all(is_plain) || bare.is_some_and(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok()))
 }
 
-/// Is this an `Origin` as browsers send it?
+/// Is this an `Origin` as browsers send it? `*` is any.
 pub(crate) fn is_origin(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, rest)| {
-        let is_scheme =
-            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-        is_scheme && !rest.is_empty() && !rest.contains(['/', '?', '#', ' '])
-    })
+    text == "*"
+        || text.trim_end_matches('/').split_once("://").is_some_and(|(scheme, rest)| {
+            let is_scheme =
+                !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+            is_scheme && !rest.is_empty() && !rest.contains(['/', '?', '#', ' '])
+        })
 }
 
 fn check_listen(listen: &str) -> Result<(), String> {

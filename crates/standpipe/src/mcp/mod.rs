@@ -3,9 +3,13 @@
 mod connect;
 mod export_har;
 mod gateway;
+mod node;
 mod replay;
+mod servers;
 mod status;
 mod stdio;
+
+pub(crate) use self::node::{McpNode, Tree};
 
 use tracing::level_filters::LevelFilter;
 

@@ -28,6 +28,10 @@ mod longpoll;
 mod mcp_conformance;
 mod mcp_everything;
 #[cfg(target_os = "linux")]
+mod mcp_gateway;
+#[cfg(unix)]
+mod mcp_support;
+#[cfg(target_os = "linux")]
 mod mount;
 mod moving;
 #[cfg(target_os = "linux")]

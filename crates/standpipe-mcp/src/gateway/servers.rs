@@ -1,0 +1,219 @@
+//! The set of servers: made from entries, changed by other entries, ended. What stands in front of each, from the client on: counters, its tape, its
+//! rules, its filter.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use standpipe_engine::Streams;
+use standpipe_serve::LimitsHandle;
+use tokio_util::task::TaskTracker;
+
+use super::{Filter, Joined, Member, ServerEntry, Set, Upstream};
+use crate::meter::Meter;
+use crate::upstream::ServerLimits;
+use crate::upstream::child::{ChildServer, ChildSpec, Children, environment};
+use crate::{Hook, Layered, Metrics, Server};
+
+/// The name under which joined servers are counted and scoped; no server can have it.
+pub const ALL: &str = "all";
+
+/// What a gateway works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// Starts processes.
+    pub children: Arc<Children>,
+    /// The limits in force.
+    pub limits: LimitsHandle,
+    /// Where everything is counted.
+    pub metrics: Metrics,
+    /// Where tapes of the tree are written; without a tree there are none.
+    pub streams: Option<Arc<Streams>>,
+    /// Our variables; processes see a few harmless ones of them.
+    pub environment: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Variables may be secret.
+        f.debug_struct("Parts").field("children", &self.children).finish_non_exhaustive()
+    }
+}
+
+/// Servers by name, and all of them joined.
+#[derive(Debug)]
+pub struct Gateway {
+    parts: Parts,
+    set: Arc<Set>,
+    joined: Joined,
+    running: Mutex<Vec<Running>>,
+    /// Servers that have been removed and are not gone yet.
+    leaving: TaskTracker,
+}
+
+/// A server and what it was made from.
+#[derive(Clone, Debug)]
+struct Running {
+    entry: ServerEntry,
+    backend: Backend,
+    server: Arc<dyn Server>,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
+    Child(Arc<ChildServer>),
+}
+
+impl Backend {
+    async fn retire(&self) {
+        match self {
+            Self::Child(child) => child.retire().await,
+        }
+    }
+
+    fn status(&self) -> Value {
+        let status = match self {
+            Self::Child(child) => serde_json::to_value(child.status()),
+        };
+        status.expect("a status is plain values")
+    }
+}
+
+/// What a reload has done, by the names of servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those whose entry has changed.
+    pub replaced: Vec<String>,
+    /// Those that have no entry any more.
+    pub removed: Vec<String>,
+}
+
+impl Changes {
+    /// Whether everything stayed as it was.
+    pub fn is_none(&self) -> bool {
+        self.added.is_empty() && self.replaced.is_empty() && self.removed.is_empty()
+    }
+}
+
+impl Gateway {
+    /// A gateway without servers; [`Gateway::reload`] brings them.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let set = Arc::new(Set::default());
+        let joined = Joined::new(set.clone(), parts.limits.clone());
+        let (running, leaving) = (Mutex::default(), TaskTracker::new());
+        Arc::new(Self { parts, set, joined, running, leaving })
+    }
+
+    /// From now on there are the servers of `entries`, in their order. Those whose entry is the same go on as they are; the others are ended once
+    /// their calls are done. One reload at a time; must be called on a runtime.
+    ///
+    /// # Errors
+    /// A sentence about an entry that can't be meant; everything stays as it was.
+    pub async fn reload(&self, entries: Vec<ServerEntry>) -> Result<Changes, String> {
+        let before: Vec<Running> = self.running.lock().clone();
+        let mut changes = Changes::default();
+        let mut after = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match before.iter().find(|running| running.entry.name == entry.name) {
+                Some(running) if running.entry == entry => {
+                    after.push(running.clone());
+                    continue;
+                }
+                Some(_) => changes.replaced.push(entry.name.clone()),
+                None => changes.added.push(entry.name.clone()),
+            }
+            let name = entry.name.clone();
+            after.push(self.make(entry).await.map_err(|why| format!("server {name:?}: {why}"))?);
+        }
+        let is_kept = |old: &Running| after.iter().any(|new| Arc::ptr_eq(&new.server, &old.server));
+        let (_, ended): (Vec<_>, Vec<_>) = before.into_iter().partition(is_kept);
+        for old in &ended {
+            if !after.iter().any(|new| new.entry.name == old.entry.name) {
+                changes.removed.push(old.entry.name.clone());
+            }
+        }
+        let member =
+            |running: &Running| Member { name: running.entry.name.as_str().into(), server: running.server.clone() };
+        let members: Vec<Member> = after.iter().map(member).collect();
+        *self.running.lock() = after;
+        if !changes.is_none() {
+            self.set.replace(members);
+        }
+        self.leaving.spawn(async move {
+            join_all(ended.iter().map(|old| old.backend.retire())).await;
+        });
+        Ok(changes)
+    }
+
+    /// A server as its entry says; it is not started yet, unless it wants to be.
+    async fn make(&self, entry: ServerEntry) -> Result<Running, String> {
+        let Parts { children, limits, metrics, environment: ours, .. } = &self.parts;
+        let limits = entry.limits(&ServerLimits::from(&**limits.load()));
+        let mut hooks: Vec<Arc<dyn Hook>> = vec![Meter::new(metrics, &entry.name)];
+        if entry.record.is_some() || entry.rules.is_some() {
+            return Err("record and rules are not built yet".into());
+        }
+        if !entry.tools.is_open() {
+            hooks.push(Arc::new(Filter::new(entry.tools.clone())));
+        }
+        let (backend, server): (Backend, Arc<dyn Server>) = match &entry.upstream {
+            Upstream::Command { argv, env, cwd } => {
+                let child = children.server(ChildSpec {
+                    name: entry.name.clone(),
+                    argv: argv.clone(),
+                    env: environment(ours.iter().cloned(), env),
+                    cwd: cwd.clone(),
+                    mode: entry.mode,
+                    era: entry.era,
+                    eager: entry.eager,
+                    limits,
+                });
+                (Backend::Child(child.clone()), child)
+            }
+            Upstream::Url { .. } => return Err("a server at a url is not built yet".into()),
+        };
+        let server = Arc::new(Layered::new(server, hooks));
+        Ok(Running { entry, backend, server })
+    }
+
+    /// The server with this name.
+    pub fn named(&self, name: &str) -> Option<Arc<dyn Server>> {
+        self.set.member(name).map(|member| member.server)
+    }
+
+    /// All of them as one.
+    pub fn joined(&self) -> Joined {
+        self.joined.clone()
+    }
+
+    /// How they are doing, in the order of their file.
+    pub fn status(&self) -> Value {
+        let running = self.running.lock().clone();
+        let servers: Vec<Value> = running.iter().map(|running| self.status_of(running)).collect();
+        json!({ "servers": servers, "limits_hit": self.parts.metrics.hits() })
+    }
+
+    fn status_of(&self, Running { entry, backend, .. }: &Running) -> Value {
+        let mut status = json!({ "name": entry.name });
+        let figures =
+            serde_json::to_value(self.parts.metrics.server(&entry.name).figures()).expect("figures are plain values");
+        // Where both count the same thing, what clients see is meant.
+        for part in [backend.status(), figures] {
+            if let (Value::Object(all), Value::Object(part)) = (&mut status, part) {
+                all.extend(part);
+            }
+        }
+        status
+    }
+
+    /// Ends all servers, in parallel, once their calls are done or their time for that is over; then the tapes.
+    pub async fn close(&self) {
+        self.parts.children.close().await;
+        self.leaving.close();
+        self.leaving.wait().await;
+    }
+}
