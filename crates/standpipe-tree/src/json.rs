@@ -6,7 +6,7 @@
 
 use crate::key::{CHILDREN, PAST, PRIORITY, TEXT, array_index, decode_key, encode_bound, segment_len};
 use crate::leaf::Leaf;
-use crate::rows::{Row, RowCursor, next_child, past};
+use crate::rows::{Row, RowCursor, next_child, past, seek_past};
 
 /// How a tree becomes JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +52,10 @@ pub struct JsonStream {
     /// Where the next piece begins; `None` when the source has to say.
     resume: Option<Vec<u8>>,
     wrote: bool,
+    /// Objects this many levels below the cursor's node are the deepest that are opened.
+    depth_max: usize,
+    /// Whether there was one that was not.
+    cut: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +104,19 @@ impl JsonStream {
     }
 
     fn from_source(format: Format, pretty: bool, source: Source, resume: Option<Vec<u8>>) -> JsonStream {
-        JsonStream { format, pretty, source, frames: Vec::new(), path: Vec::new(), resume, wrote: false }
+        let (frames, path) = (Vec::new(), Vec::new());
+        JsonStream { format, pretty, source, frames, path, resume, wrote: false, depth_max: usize::MAX, cut: false }
+    }
+
+    /// The same text, in which objects more than `depth` levels below the cursor's node are `true`.
+    #[must_use]
+    pub fn to_depth(self, depth: usize) -> JsonStream {
+        JsonStream { depth_max: depth, ..self }
+    }
+
+    /// Whether an object was written as `true` so far, for it lies too deep.
+    pub fn was_cut(&self) -> bool {
+        self.cut
     }
 
     /// Writes until `out` has grown by about `budget` bytes; a single leaf may exceed that.
@@ -208,6 +224,11 @@ impl JsonStream {
             self.member(segment, out);
             if below.is_empty() {
                 return self.leaf(cursor, key, value, out);
+            }
+            if self.frames.len() > self.depth_max {
+                out.extend_from_slice(b"true");
+                self.cut = true;
+                return seek_past(cursor, &key[..start + len]);
             }
             self.open(cursor, key, start + len, out)?;
         }
@@ -570,6 +591,25 @@ mod tests {
         check(stream(&["x"]), json, "{}");
         check(stream(&["a"]), "1", "null");
         check(stream(&["a"]), "null", "null");
+    }
+
+    #[test]
+    fn depth() {
+        let check = |json: &str, depth: usize, expected: &str, cut: bool| {
+            let rows = parse_value(json.as_bytes(), &LIMITS).unwrap();
+            let mut stream = JsonStream::new(Format::Plain, false).to_depth(depth);
+            let mut out = Vec::new();
+            while stream.fill(&mut rows.cursor(), &mut out, 1).unwrap_or_else(|never| match never {}) == Progress::More
+            {
+            }
+            assert_eq!((&*String::from_utf8(out).unwrap(), stream.was_cut()), (expected, cut), "{json} to {depth}");
+        };
+        let json = r#"{"a":{"b":{"c":1},"d":2},"e":3,"f":{".priority":1,"g":true},"h":[{"i":1},2]}"#;
+        check(json, 0, r#"{"a":true,"e":3,"f":true,"h":true}"#, true);
+        check(json, 1, r#"{"a":{"b":true,"d":2},"e":3,"f":{"g":true},"h":[true,2]}"#, true);
+        check(json, 2, r#"{"a":{"b":{"c":1},"d":2},"e":3,"f":{"g":true},"h":[{"i":1},2]}"#, false);
+        check("7", 0, "7", false);
+        check("null", 0, "null", false);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! behind a [`RowCursor`], has JSON ([`JsonStream`]), hashes and queries.
 
 pub mod change;
+pub mod children;
 pub mod escape;
 pub mod hash;
 pub mod json;
@@ -24,6 +25,7 @@ pub mod stream_record;
 mod varint;
 
 pub use change::{Change, ChangeKind, Event, EventKind, Write};
+pub use children::{Child, Children};
 pub use escape::{escape_key, unescape_key};
 pub use hash::{NULL_ETAG, etag, hash};
 pub use json::{Format, JsonStream, Progress, ShallowRange, to_json, write_json_string};

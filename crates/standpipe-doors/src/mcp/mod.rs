@@ -4,6 +4,7 @@
 mod lines;
 mod policy;
 pub(crate) mod talk;
+mod tree;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use standpipe_serve::{Peer, Session};
 pub use self::lines::McpLines;
 pub use self::policy::McpPolicy;
 pub(crate) use self::policy::host;
+pub use self::tree::{TreeOptions, TreeServer};
 use crate::auth::{self, Credentials, Identified, Terms};
 
 /// Which servers there are now.
