@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::follow::Feed as OutputFeed;
 use super::io::{Activity, Busy};
+use super::mcp::ws::Socket;
 use super::sse::Feed;
 use crate::dispatch::refused;
 use crate::firebase::websocket::Upgrade;
@@ -32,6 +33,8 @@ pub(crate) enum Content {
     Watch(Box<Feed>),
     /// A WebSocket.
     Upgrade(Box<Upgrade>),
+    /// A WebSocket of MCP.
+    Socket(Box<Socket>),
     /// A stream's records, before it is known how they travel.
     Output(Box<OutputFeed>),
 }
@@ -59,7 +62,7 @@ impl Reply {
             Content::Stream(stream) => Sending::Stream(stream),
             Content::Watch(feed) => Sending::Stream(feed.into_body()),
             // Over HTTP/1.1 it takes the connection over; over HTTP/2 it was refused.
-            Content::Upgrade(_) => Sending::Full(Bytes::new()),
+            Content::Upgrade(_) | Content::Socket(_) => Sending::Full(Bytes::new()),
             Content::Output(feed) => Sending::Frames(feed.into_body()),
         };
         if matches!(&sending, Sending::Full(bytes) if bytes.is_empty()) {

@@ -35,6 +35,7 @@ use self::body::{Content, Reply};
 use self::io::Activity;
 pub(crate) use self::io::{Busy, Stream};
 pub use self::mcp::McpHttp;
+pub(crate) use self::mcp::legacy_sse::SseSessions;
 pub(crate) use self::output::check_state;
 pub(crate) use self::params::Params;
 use self::rest::Call;

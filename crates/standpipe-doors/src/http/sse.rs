@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::follow::Feed as OutputFeed;
 use super::io::{Busy, Stream};
+use super::mcp::ws::Socket;
 use crate::auth::instant;
 use crate::dispatch::{Subscription, Update};
 use crate::firebase::websocket::Upgrade;
@@ -222,6 +223,8 @@ pub(crate) enum TakenBy {
     Events(Feed),
     /// A WebSocket.
     WebSocket(Upgrade),
+    /// A WebSocket of MCP.
+    Mcp(Box<Socket>),
     /// A viewer of a stream.
     Output(Box<OutputFeed>),
 }
@@ -234,6 +237,7 @@ impl Takeover {
         match by {
             TakenBy::Events(feed) => Box::pin(carry(stream, Box::new(feed), version, headers, request, busy)),
             TakenBy::WebSocket(upgrade) => Box::pin(upgrade.carry(stream, session.clone(), headers, request, busy)),
+            TakenBy::Mcp(socket) => socket.carry(stream, session.clone(), headers, request, busy),
             TakenBy::Output(feed) => feed.carry(stream, version, headers, request, busy),
         }
     }

@@ -3,6 +3,7 @@
 
 mod lines;
 mod policy;
+pub(crate) mod pump;
 pub(crate) mod talk;
 mod tree;
 
@@ -24,6 +25,7 @@ pub use self::policy::McpPolicy;
 pub(crate) use self::policy::host;
 pub use self::tree::{TreeOptions, TreeServer};
 use crate::auth::{self, Credentials, Identified, Terms};
+use crate::http::SseSessions;
 
 /// Which servers there are now.
 pub trait Endpoints: fmt::Debug + Send + Sync {
@@ -73,6 +75,7 @@ pub struct Mcp {
     credentials: Credentials,
     metrics: Metrics,
     sessions: Arc<Sessions>,
+    sse: Arc<SseSessions>,
 }
 
 impl fmt::Debug for Mcp {
@@ -90,7 +93,8 @@ impl Mcp {
         metrics: Metrics,
     ) -> Arc<Self> {
         let sessions = Sessions::new(credentials.limits().clone(), metrics.clone());
-        Arc::new(Self { endpoints, policy: ArcSwap::from_pointee(policy), credentials, metrics, sessions })
+        let policy = ArcSwap::from_pointee(policy);
+        Arc::new(Self { endpoints, policy, credentials, metrics, sessions, sse: Arc::default() })
     }
 
     /// Lets in by another policy from now on.
@@ -116,6 +120,11 @@ impl Mcp {
     /// The sessions of the legacy era.
     pub(crate) fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
+    }
+
+    /// The sessions of HTTP+SSE.
+    pub(crate) fn sse(&self) -> &Arc<SseSessions> {
+        &self.sse
     }
 
     /// Has the figures of sessions shown to Prometheus.

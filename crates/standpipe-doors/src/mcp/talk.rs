@@ -157,7 +157,8 @@ impl Talk {
         self.ready.push_back(fault.answer(Some(id)));
     }
 
-    fn message(&mut self, message: Message) {
+    /// Takes a message.
+    pub(crate) fn message(&mut self, message: Message) {
         let Some(id) = message.id_bytes().filter(|_| message.kind() == Kind::Request) else {
             return self.told(message);
         };

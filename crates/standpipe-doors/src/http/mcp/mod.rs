@@ -10,9 +10,11 @@
 mod answers;
 mod door;
 mod events;
+pub(crate) mod legacy_sse;
 mod metadata;
 mod place;
 mod post;
+pub(crate) mod ws;
 
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ use self::events::{AtStop, Events, Source};
 pub(crate) use self::place::{Place, place};
 use super::body::{Content, Reply};
 use super::io::Activity;
-use super::sse::Takeover;
+use super::sse::{TakenBy, Takeover};
 use crate::mcp::{Endpoint, Mcp, host};
 
 /// The methods of an endpoint.
@@ -48,6 +50,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Reply>, Box<Takeover>> {
     let busy = activity.request(!request.body().is_end_stream());
     let mut guard = session.request();
+    let version = request.version();
     let page = request.headers().get(header::ORIGIN).cloned();
     let mut allowed = false;
     let outcome = match session.admit_requests(1) {
@@ -61,7 +64,13 @@ pub(super) async fn answer(
     // A page that may not call may not read why, either.
     common_headers(answer.headers_mut(), page.filter(|_| allowed));
     let (parts, content) = answer.into_parts();
-    Ok(Response::from_parts(parts, Reply::new(content, busy, guard)))
+    match content {
+        Content::Socket(socket) => {
+            let by = TakenBy::Mcp(socket);
+            Err(Box::new(Takeover { by, version, headers: parts.headers, request: guard, busy }))
+        }
+        content => Ok(Response::from_parts(parts, Reply::new(content, busy, guard))),
+    }
 }
 
 /// What the serving core has not let in.
@@ -99,7 +108,20 @@ async fn handle(
         }
         Place::Metadata(endpoint) => visit.metadata(&endpoint, &parts.headers),
         Place::Status => visit.status(parts.headers).await,
-        Place::Sse(_) | Place::Messages(_) | Place::Socket(_) | Place::Unknown => Err(Refused::of(Fault::new(
+        Place::Sse(endpoint) => {
+            let call = visit.call(endpoint, parts.headers).await?;
+            if visit.method == Method::GET { call.open_sse() } else { Err(Refused::not_allowed("GET, OPTIONS")) }
+        }
+        Place::Messages(endpoint) => {
+            let call = visit.call(endpoint, parts.headers).await?;
+            if visit.method == Method::POST {
+                call.send_sse(body).await
+            } else {
+                Err(Refused::not_allowed("POST, OPTIONS"))
+            }
+        }
+        Place::Socket(endpoint) => visit.call(endpoint, parts.headers).await?.socket(parts.version),
+        Place::Unknown => Err(Refused::of(Fault::new(
             NOT_FOUND,
             "nothing of MCP is here; its addresses are /mcp, /mcp/s/<name> and /mcp/all",
         ))),
@@ -294,3 +316,6 @@ impl Call<'_> {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 }
+
+#[cfg(test)]
+mod streams_tests;

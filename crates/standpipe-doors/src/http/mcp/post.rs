@@ -7,8 +7,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
 use hyper::body::Incoming;
 use standpipe_engine::ErrorKind;
 use standpipe_mcp::era::{self, LEGACY, LEGACY_ALSO, MODERN, Meta};
@@ -44,12 +44,7 @@ impl Call<'_> {
     }
 
     fn check_media(&self) -> Outcome<()> {
-        let media = self.header(&header::CONTENT_TYPE).unwrap_or_default();
-        let media = media.split(';').next().unwrap_or_default().trim();
-        if !media.eq_ignore_ascii_case("application/json") {
-            let message = "send 'Content-Type: application/json'";
-            return Err(Refused::invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-        }
+        self.check_content_type()?;
         if !self.accepts("application", "json") || !self.accepts("text", "event-stream") {
             let message = "the answer is one of two: send 'Accept: application/json, text/event-stream'";
             return Err(Refused::invalid(StatusCode::NOT_ACCEPTABLE, message));
@@ -57,7 +52,17 @@ impl Call<'_> {
         Ok(())
     }
 
-    async fn message(&self, body: Incoming) -> Outcome<Message> {
+    pub(super) fn check_content_type(&self) -> Outcome<()> {
+        let media = self.header(&header::CONTENT_TYPE).unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim();
+        if !media.eq_ignore_ascii_case("application/json") {
+            let message = "send 'Content-Type: application/json'";
+            return Err(Refused::invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn message(&self, body: Incoming) -> Outcome<Message> {
         const LIMIT: &str = "mcp_message_bytes_max";
         let visit = self.visit;
         let max = visit.session.limits().mcp_message_bytes_max;
