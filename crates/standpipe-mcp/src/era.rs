@@ -23,6 +23,8 @@ pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// Who the client of a modern request is; for logs.
 pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
+/// From which level on the client of a modern request wants log messages of it.
+pub const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// Who has answered, in the `_meta` of a modern result.
 pub const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
 /// Which subscription a notification belongs to.

@@ -53,7 +53,8 @@ pub struct Outlet(Way);
 #[derive(Clone)]
 enum Way {
     Direct(Arc<Filling>),
-    Through(Arc<dyn Relay>, Box<Outlet>),
+    /// The stream's end goes before the relay's, which may hold the other end of the stream.
+    Through(Box<Outlet>, Arc<dyn Relay>),
 }
 
 impl fmt::Debug for Outlet {
@@ -70,14 +71,14 @@ impl Outlet {
     pub fn send(&self, message: Message) -> Result<(), Closed> {
         match &self.0 {
             Way::Direct(filling) => filling.0.put(message),
-            Way::Through(relay, to) => relay.relay(message, to),
+            Way::Through(to, relay) => relay.relay(message, to),
         }
     }
 
     /// The same stream, with `relay` in front of it.
     #[must_use]
     pub fn through(self, relay: Arc<dyn Relay>) -> Self {
-        Self(Way::Through(relay, Box::new(self)))
+        Self(Way::Through(Box::new(self), relay))
     }
 
     /// Whether the client has left, or lost its stream.
@@ -109,7 +110,7 @@ impl Outlet {
     fn shared(&self) -> &Arc<Shared> {
         match &self.0 {
             Way::Direct(filling) => &filling.0,
-            Way::Through(_, to) => to.shared(),
+            Way::Through(to, _) => to.shared(),
         }
     }
 }

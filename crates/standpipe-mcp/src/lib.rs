@@ -10,6 +10,7 @@
 //! one each request stands alone ([`ModernServer`]); in the *legacy* one a session is opened and talked in ([`LegacyServer`]). A
 //! [`Server`] speaks both, by itself or through a bridge.
 
+pub mod bridge;
 mod caller;
 pub mod era;
 pub mod exchange;
@@ -18,6 +19,7 @@ pub mod gateway;
 pub mod layer;
 mod meter;
 pub mod metrics;
+pub mod object;
 mod server;
 pub mod sessions;
 pub mod trace;

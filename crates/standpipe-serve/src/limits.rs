@@ -296,6 +296,18 @@ limits! {
     /// MCP: time for a process behind the gateway to end when its input ends, and again when it is asked to (SIGTERM), in
     /// milliseconds. Default 2,000; 0 kills at once.
     mcp_grace_ms: u64 = 2_000;
+    /// MCP: calls of one server that wait for an answer of their client, across a bridge between the eras. Default 256. Over
+    /// it: the call is cancelled, and refused with a retry hint.
+    mcp_suspended_calls_max: usize = 256;
+    /// MCP: time that such a call waits, in milliseconds. Default 300,000. Later: it is cancelled, and its `requestState` is
+    /// refused (-32602).
+    mcp_suspended_ms_max: u64 = 300_000;
+    /// MCP: questions that a server may have open for one call, across a bridge between the eras. Default 32. Over it: the
+    /// server gets an error for an answer.
+    mcp_questions_per_call_max: usize = 32;
+    /// MCP: how often a modern server may want input for one call of a legacy client. Default 10. Over it: the call fails
+    /// (5020).
+    mcp_rounds_per_call_max: usize = 10;
     /// MCP: silence after which an open stream is sent a comment, in milliseconds. Default 15,000.
     mcp_keepalive_ms: u64 = 15_000;
     /// MCP: time without the client of an open stream taking a single byte, in milliseconds. Default 10,000. Later: its

@@ -343,6 +343,21 @@ impl Message {
         }
     }
 
+    /// The message with another body, and another id where it has one and `id` is given; both are JSON. A request or notification that
+    /// had no `params` gets them.
+    #[must_use]
+    pub fn rewritten(&self, id: Option<&[u8]>, body: &[u8]) -> Self {
+        let whole = Span { start: 0, end: self.bytes.len() as u32 };
+        let body = match self.body {
+            Some(span) => Edit::replace(span, body),
+            None => self.insert(whole, "params", body),
+        };
+        match self.id.zip(id) {
+            Some((span, id)) => self.edit(&mut [Edit::replace(span, id), body]),
+            None => self.edit(&mut [body]),
+        }
+    }
+
     /// Appends the message to `out`, with some parts changed. Spans must not overlap.
     pub fn splice(&self, edits: &mut [Edit<'_>], out: &mut Vec<u8>) {
         edits.sort_by_key(|edit| edit.at.start);
@@ -520,6 +535,22 @@ mod tests {
             .replace("\"id\":\"a\"", "\"id\":12");
         assert_eq!(edited.bytes(), expected.as_bytes());
         assert_eq!((edited.id_number(), edited.method()), (Some(12), Some("m")));
+    }
+
+    #[test]
+    fn a_message_gets_another_body() {
+        let check = |json: &str, id: Option<&[u8]>, expected: &str| {
+            assert_eq!(parse(json).unwrap().rewritten(id, b"{\"b\":1}").bytes(), expected, "{json}");
+        };
+        let with = r#"{"jsonrpc":"2.0","id":7,"params":{"a":2},"x":1,"method":"m"}"#;
+        check(with, Some(b"\"n\""), r#"{"jsonrpc":"2.0","id":"n","params":{"b":1},"x":1,"method":"m"}"#);
+        check(with, None, r#"{"jsonrpc":"2.0","id":7,"params":{"b":1},"x":1,"method":"m"}"#);
+        check(r#"{"jsonrpc":"2.0","method":"m"}"#, Some(b"1"), r#"{"params":{"b":1},"jsonrpc":"2.0","method":"m"}"#);
+        check(
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""}}"#,
+            None,
+            r#"{"jsonrpc":"2.0","id":1,"error":{"b":1}}"#,
+        );
     }
 
     #[test]
