@@ -263,7 +263,10 @@ impl Passing {
 
     /// The server wants to know something. The client has it with the reply to its request, and the answer comes with its retry.
     pub(super) fn ask(self: &Arc<Self>, request: &Message) {
-        let (Some(id), method) = (request.id_bytes(), request.method().unwrap_or_default()) else { return };
+        let (Some(id), method) = (request.id().map(Bytes::copy_from_slice), request.method().unwrap_or_default())
+        else {
+            return;
+        };
         let caller = self.state.lock().caller.clone();
         if method == "ping" {
             return self.talk.tell(&caller, Message::result(&id, b"{}"));
