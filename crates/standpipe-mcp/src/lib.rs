@@ -16,12 +16,14 @@ pub mod era;
 pub mod exchange;
 pub mod fault;
 pub mod gateway;
+pub mod intercept;
 pub mod layer;
 mod meter;
 pub mod metrics;
 pub mod object;
 mod server;
 pub mod sessions;
+pub mod tape;
 pub mod trace;
 pub mod upstream;
 

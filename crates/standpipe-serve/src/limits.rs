@@ -319,6 +319,11 @@ limits! {
     mcp_streams_per_principal_max: usize = 16;
     /// MCP: streams of subscriptions. Default 1,000. Over it: refused with a retry hint.
     mcp_streams_max: usize = 1_000;
+    /// MCP: bytes of messages waiting to be written to one tape. Default 8 MiB. Over it: calls go on, and the tape says how many
+    /// messages it lacks.
+    mcp_tape_queue_bytes_max: usize = 8 * MIB;
+    /// MCP: calls that rules delay at once, in front of one server. Default 1,024. Over it: refused with a retry hint.
+    mcp_delayed_calls_max: usize = 1_024;
 
     /// Engine: writes waiting for the writer, in each database. Default 16,384. Over it: refused
     /// with a retry hint.
