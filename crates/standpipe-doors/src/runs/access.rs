@@ -71,6 +71,11 @@ impl<'a> Access<'a> {
         self.read(&format!("/runs/{id}"))
     }
 
+    /// May it read what is at this path of the default database?
+    pub(crate) fn may_read(&self, path: &str) -> Result<(), Error> {
+        self.read(path)
+    }
+
     /// May it see the job?
     pub(crate) fn may_see_job(&self, job: &Name) -> Result<(), Error> {
         self.read(&format!("/jobs/{job}"))

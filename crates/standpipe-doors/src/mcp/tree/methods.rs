@@ -9,7 +9,7 @@ use standpipe_wire::jsonrpc::Message;
 use super::Tree;
 use super::answer::Answer;
 use super::request::Request;
-use super::{complete, resources, server, tools};
+use super::{complete, resources, server, subscriptions, tasks, tools};
 
 /// The answer to a request.
 pub(super) async fn answer(tree: &Arc<Tree>, request: &Request) -> Message {
@@ -28,9 +28,18 @@ async fn call(tree: &Arc<Tree>, request: &Request) -> Result<Answer, Fault> {
         ("initialize", false) => Err(Fault::new(INVALID_REQUEST, "this session has been initialized")),
         ("tools/list", _) => tools::list(tree, request),
         ("tools/call", _) => tools::call(tree, request).await,
-        ("resources/list", _) => resources::list(tree, request).await,
+        ("resources/list", _) => {
+            subscriptions::listed(tree, request).await;
+            resources::list(tree, request).await
+        }
         ("resources/templates/list", _) => resources::templates(request),
         ("resources/read", _) => resources::read(tree, request).await,
+        ("resources/subscribe", false) => subscriptions::subscribe(tree, request).await,
+        ("resources/unsubscribe", false) => subscriptions::unsubscribe(tree, request).await,
+        ("subscriptions/listen", true) => subscriptions::listen(tree, request).await,
+        ("tasks/get", true) if tree.runs.is_some() => tasks::get(tree, request),
+        ("tasks/update", true) if tree.runs.is_some() => tasks::update(tree, request),
+        ("tasks/cancel", true) if tree.runs.is_some() => tasks::cancel(tree, request).await,
         ("completion/complete", _) => complete::complete(tree, request).await,
         (method, _) => Err(Fault::new(METHOD_NOT_FOUND, format!("no such method: {}", shown(method)))),
     }

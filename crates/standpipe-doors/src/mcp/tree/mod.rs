@@ -12,34 +12,42 @@ mod path;
 mod request;
 mod resources;
 mod server;
+mod subscriptions;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod watching;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use standpipe_mcp::{Caller, Conversation, LegacyServer, ModernServer, Outlet};
+use standpipe_mcp::{Caller, Conversation, LegacyServer, Metrics, ModernServer, Outlet};
 use standpipe_runs::Runs;
 use standpipe_serve::{OnFailure, OnShutdown, Shutdown, TaskKind};
 use standpipe_wire::jsonrpc::Message;
 use tokio_util::sync::CancellationToken;
 
 use self::request::{Legacy, Request};
+use self::subscriptions::Seats;
 use crate::Dispatch;
 
 /// A call that is at work. At shutdown it is waited for, until the drain time is over.
 const CALL: TaskKind = TaskKind { name: "a call of MCP", on_failure: OnFailure::Log, on_shutdown: OnShutdown::Wait };
 
 /// What of the tree is served.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TreeOptions {
     /// Nothing may be written, and no run started.
     pub read_only: bool,
+    /// The environment of a command whose call brings none.
+    pub env: BTreeMap<String, String>,
+    /// Where it is counted that a limit was reached.
+    pub metrics: Metrics,
 }
 
 /// The tree as an MCP server; a handle that is cheap to clone.
@@ -51,6 +59,7 @@ pub(crate) struct Tree {
     pub(crate) dispatch: Dispatch,
     pub(crate) runs: Option<Arc<Runs>>,
     pub(crate) options: TreeOptions,
+    seats: Arc<Seats>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -63,7 +72,7 @@ impl fmt::Debug for TreeServer {
 impl TreeServer {
     /// Serves the tree of `dispatch`, and `runs` where they are on; calls are tasks of `shutdown`.
     pub fn new(dispatch: Dispatch, runs: Option<Arc<Runs>>, options: TreeOptions, shutdown: Shutdown) -> Self {
-        Self(Arc::new(Tree { dispatch, runs, options, shutdown }))
+        Self(Arc::new(Tree { dispatch, runs, options, seats: Arc::default(), shutdown }))
     }
 }
 
@@ -138,6 +147,7 @@ impl Drop for Place {
 impl Conversation for Talk {
     fn call(&self, caller: &Caller, request: Message, to: Outlet) {
         let Some(id) = request.id_bytes() else { return };
+        self.legacy.subscriptions.seen(caller);
         let cancelled = self.legacy.ended.child_token();
         if self.calls.0.lock().insert(id.clone(), cancelled.clone()).is_some() {
             // Two calls with one id: the client can't tell their answers apart, nor can a cancellation.

@@ -14,6 +14,7 @@ use standpipe_wire::jsonrpc::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::Tree;
+use super::subscriptions::Subscriptions;
 
 /// One request.
 pub(crate) struct Request {
@@ -37,6 +38,8 @@ pub(crate) struct Legacy {
     pub(crate) capabilities: ClientCapabilities,
     /// Where goes what belongs to no call.
     pub(crate) news: Outlet,
+    /// What it is told about.
+    pub(super) subscriptions: Subscriptions,
     /// The session is over.
     pub(crate) ended: CancellationToken,
 }

@@ -17,6 +17,7 @@ use super::answer::{Answer, Cache};
 use super::look::{Look, Timed, Wanted, look_on, on_snapshot};
 use super::path::{SCHEME, canonical, of_uri, uri};
 use super::request::Request;
+use super::tools::output::whole_output;
 use crate::fault;
 
 /// The template of all resources.
@@ -116,7 +117,7 @@ pub(super) async fn read(tree: &Arc<Tree>, request: &Request) -> Result<Answer, 
     };
     let look = match look(tree, request, &path).await {
         Ok(look) if look.exists => look,
-        Ok(_) => return Err(missing(request, &params.uri)),
+        Ok(_) => return output(tree, request, &path, &params.uri).await,
         Err(error) if error.kind() == ErrorKind::Denied => {
             fault::log(&error);
             return Err(match may_read_above(tree, request, &path).await {
@@ -139,6 +140,22 @@ pub(super) async fn read(tree: &Arc<Tree>, request: &Request) -> Result<Answer, 
     let text = String::from_utf8_lossy(&json);
     let content = json!({ "uri": params.uri, "mimeType": JSON, "text": text });
     Ok(Answer::of(&json!({ "contents": [content] })).cached(Cache::NONE))
+}
+
+/// Where no value is, there may be output.
+async fn output(tree: &Tree, request: &Request, path: &Path, uri: &str) -> Result<Answer, Fault> {
+    match whole_output(tree, request, path, BYTES_MAX).await.map_err(|error| refused(&error))? {
+        None => Err(missing(request, uri)),
+        Some(None) => {
+            let text =
+                format!("this output is longer than {BYTES_MAX} bytes: read parts of it with the tool run_output");
+            Err(Fault::new(TOO_LARGE, text).with_data(json!({ "uri": uri, "limit": BYTES_MAX })))
+        }
+        Some(Some(text)) => {
+            let content = json!({ "uri": uri, "mimeType": "text/plain", "text": text });
+            Ok(Answer::of(&json!({ "contents": [content] })).cached(Cache::NONE))
+        }
+    }
 }
 
 async fn look(tree: &Tree, request: &Request, path: &Path) -> Result<Look, Error> {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Tree;
 use super::answer::{Answer, Cache};
 use super::request::{Legacy, invalid};
+use super::subscriptions::Subscriptions;
 
 /// Completions in one answer, at most: the protocol's own limit.
 pub(super) const COMPLETIONS_MAX: usize = CompletionInfo::MAX_VALUES;
@@ -50,7 +51,13 @@ fn capabilities(tree: &Tree) -> ServerCapabilities {
 /// Answers `initialize`; an answer that is an error opens no session.
 pub(super) fn initialize(tree: &Tree, request: &Message, news: Outlet) -> (Legacy, Message) {
     let id = request.id().unwrap_or(b"null");
-    let legacy = |version, capabilities| Legacy { version, capabilities, news, ended: CancellationToken::new() };
+    let legacy = |version, capabilities| Legacy {
+        version,
+        capabilities,
+        news,
+        subscriptions: Subscriptions::default(),
+        ended: CancellationToken::new(),
+    };
     let params = request.body_bytes().unwrap_or(b"{}");
     let params: InitializeRequestParams = match serde_json::from_slice(params) {
         Ok(params) => params,

@@ -1,7 +1,11 @@
 //! The tree server, asked with raw messages of both eras: what comes back is looked at as a client sees it.
 
+mod runs;
+mod subscriptions;
 mod tools;
+mod wait;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +13,8 @@ use serde_json::{Value, json};
 use standpipe_engine::{Access, Durability, Engine, EngineConfig, Identity, Intent, Op};
 use standpipe_mcp::era::{META_CAPABILITIES, META_VERSION};
 use standpipe_mcp::exchange::Room;
-use standpipe_mcp::{Caller, Conversation, LegacyServer as _, ModernServer as _, Outlet, Scopes, exchange};
+use standpipe_mcp::{Caller, Conversation, Inlet, LegacyServer as _, ModernServer as _, Outlet, Scopes, exchange};
+use standpipe_runs::Runs;
 use standpipe_serve::{Server, ServerConfig};
 use standpipe_wire::jsonrpc::Message;
 
@@ -23,7 +28,7 @@ pub(super) struct Bench {
     pub(super) server: TreeServer,
     pub(super) engine: Arc<Engine>,
     serve: Server,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Bench {
@@ -39,16 +44,26 @@ impl Bench {
 
     pub(super) fn with(options: TreeOptions, rules: Option<&Value>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let bench = Self::of(Self::engine_at(dir.path(), rules), None, options);
+        Self { _dir: Some(dir), ..bench }
+    }
+
+    /// The engine of a folder.
+    pub(super) fn engine_at(dir: &Path, rules: Option<&Value>) -> Arc<Engine> {
         let config = EngineConfig {
             access: Access::Open,
             durability: Durability::Interval(std::time::Duration::from_secs(1)),
             rules_at_open: rules.map(|rules| json!({ "rules": rules }).to_string().into()),
-            ..EngineConfig::new(dir.path())
+            ..EngineConfig::new(dir)
         };
-        let engine = Arc::new(Engine::open(config, Arc::new(|error: &str| panic!("{error}"))).unwrap());
+        Arc::new(Engine::open(config, Arc::new(|error: &str| panic!("{error}"))).unwrap())
+    }
+
+    /// The tree of an engine, with these runs.
+    pub(super) fn of(engine: Arc<Engine>, runs: Option<Arc<Runs>>, options: TreeOptions) -> Self {
         let serve = Server::start(ServerConfig { cores: Some(1), ..ServerConfig::default() }).unwrap();
-        let server = TreeServer::new(Dispatch::new(engine.clone()), None, options, serve.shutdown().clone());
-        Self { server, engine, serve, _dir: dir }
+        let server = TreeServer::new(Dispatch::new(engine.clone()), runs, options, serve.shutdown().clone());
+        Self { server, engine, serve, _dir: None }
     }
 
     /// Somebody whom the rules know by this name; nobody is anonymous.
@@ -100,14 +115,20 @@ impl Bench {
 
     /// Opens a legacy session: what `initialize` was answered, and the session.
     pub(super) async fn open(&self, version: &str) -> (Value, Arc<dyn Conversation>) {
+        let (answer, session, _kept) = self.opened(version).await;
+        (answer, session)
+    }
+
+    /// As [`Bench::open`], with what the session is told beside its calls.
+    pub(super) async fn opened(&self, version: &str) -> (Value, Arc<dyn Conversation>, Inlet) {
         let params = json!({
             "protocolVersion": version, "capabilities": {}, "clientInfo": { "name": "test", "version": "1" }
         });
         let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params });
         let (to, inlet) = exchange(ROOM);
-        let (news, _kept) = exchange(ROOM);
+        let (news, told) = exchange(ROOM);
         let session = self.server.open(&self.caller(None), message(&initialize), to, news);
-        (last(inlet).await, session)
+        (last(inlet).await, session, told)
     }
 
     /// The message that answers a request of a legacy session.
@@ -137,8 +158,13 @@ pub(super) fn message(json: &Value) -> Message {
     Message::parse(Bytes::from(json.to_string())).unwrap()
 }
 
+/// The next message of a stream.
+pub(super) async fn next(inlet: &mut Inlet) -> Value {
+    serde_json::from_slice(inlet.next().await.expect("a message").bytes()).unwrap()
+}
+
 /// The last message of a stream, and the only one with an id.
-async fn last(mut inlet: standpipe_mcp::Inlet) -> Value {
+async fn last(mut inlet: Inlet) -> Value {
     let mut last = None;
     while let Some(message) = inlet.next().await {
         last = Some(message);

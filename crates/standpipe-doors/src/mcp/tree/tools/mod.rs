@@ -4,8 +4,11 @@
 mod error;
 mod get;
 mod list;
+pub(super) mod output;
 mod query;
+pub(super) mod runs;
 mod schema;
+mod wait;
 mod write;
 
 use std::sync::{Arc, LazyLock};
@@ -75,16 +78,27 @@ pub(crate) enum Needs {
 }
 
 /// All tools, in the order in which they are listed.
-pub(crate) static TOOLS: &[&Tool] =
-    &[&list::TOOL, &get::TOOL, &query::TOOL, &write::SET, &write::UPDATE, &write::PUSH, &write::DELETE];
+pub(crate) static TOOLS: &[&Tool] = &[
+    &list::TOOL,
+    &get::TOOL,
+    &query::TOOL,
+    &wait::TOOL,
+    &write::SET,
+    &write::UPDATE,
+    &write::PUSH,
+    &write::DELETE,
+    &runs::START,
+    &runs::STATUS,
+    &output::OUTPUT,
+    &runs::LIST,
+    &runs::CANCEL,
+];
 
 /// What a tool answers.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// A result: the structured content as JSON, and what is to be said beside it.
     Done { json: Vec<u8>, note: Option<String> },
-    /// A result that tells of a failure which the tool did not have: of a run, for instance.
-    Failed { json: Vec<u8> },
     /// The members of a task, as JSON: the call goes on as one (spec mcp §3.4).
     Task(Vec<u8>),
 }
@@ -213,7 +227,6 @@ pub(super) async fn call(tree: &Arc<Tree>, request: &Request) -> Result<Answer, 
     };
     Ok(match outcome {
         Ok(Outcome::Done { json, note }) => result(&json, note.as_deref(), false),
-        Ok(Outcome::Failed { json }) => result(&json, None, true),
         Ok(Outcome::Task(json)) => Answer::of_json(&json).kind("task"),
         Err(error) => error.answer(),
     })
