@@ -110,7 +110,7 @@ impl Cli {
         Follow { child, lines }
     }
 
-    fn watch(&self, arguments: &[&str]) -> Follow {
+    pub(crate) fn watch(&self, arguments: &[&str]) -> Follow {
         self.follow(binary(), &[&["watch"], arguments].concat())
     }
 }

@@ -25,6 +25,7 @@ mod limits;
 mod line;
 mod line_hostile;
 mod longpoll;
+mod mcp_board;
 mod mcp_conformance;
 mod mcp_everything;
 #[cfg(target_os = "linux")]
