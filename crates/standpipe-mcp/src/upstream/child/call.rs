@@ -13,8 +13,10 @@ use crate::{Fault, Outlet};
 pub(super) enum Purpose {
     /// A call like most.
     Call,
-    /// `initialize` of a session that has a process of its own.
+    /// `initialize`: of a session that has a process of its own, or ours.
     Initialize,
+    /// Our question for the era. A late answer is of use too.
+    Probe,
     /// A subscription that lasts until somebody ends it (`subscriptions/listen`).
     Listen,
     /// `resources/subscribe` to this; what is kept about it goes when it is refused.
@@ -24,14 +26,9 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether its time is limited by what a call may take.
-    fn is_timed(&self) -> bool {
-        !matches!(self, Self::Listen | Self::Initialize)
-    }
-
     /// Whether it goes before the handshake is done.
     pub(super) fn goes_first(&self) -> bool {
-        matches!(self, Self::Ours)
+        matches!(self, Self::Initialize | Self::Probe | Self::Ours)
     }
 }
 
@@ -60,8 +57,8 @@ pub(super) struct Call {
 
 impl Call {
     /// A request of ours.
-    pub(super) fn ours(message: Message, to: Way) -> Self {
-        Self { session: 0, purpose: Purpose::Ours, message, to, permit: None }
+    pub(super) fn ours(purpose: Purpose, method: &str, params: &[u8], to: Way) -> Self {
+        Self { session: 0, purpose, message: Message::request(b"0", method, params), to, permit: None }
     }
 
     /// Answers it instead of the process.
@@ -153,11 +150,15 @@ impl Pending {
         self.quiet_at = Instant::now() + limits.call;
     }
 
-    /// When its time is over; `None` for what has no end.
-    pub(super) fn due(&self, limits: &ServerLimits) -> Option<Instant> {
+    /// When its time is over, at a process that is there since `born`; `None` for what has no end.
+    pub(super) fn due(&self, born: Instant, limits: &ServerLimits) -> Option<Instant> {
         let total = self.begun + limits.call_total;
-        let quiet = if self.questions > 0 { total } else { self.quiet_at.min(total) };
-        self.purpose.is_timed().then_some(quiet)
+        match self.purpose {
+            Purpose::Listen | Purpose::Probe => None,
+            Purpose::Initialize => Some(self.begun.max(born) + limits.start),
+            _ if self.questions > 0 => Some(total),
+            _ => Some(self.quiet_at.min(total)),
+        }
     }
 
     /// Whether it has had all the time there is for a call.

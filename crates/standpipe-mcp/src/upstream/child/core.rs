@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::{Era, EraChoice};
 use super::breaker::Breaker;
+use super::call::Purpose;
 use super::death::Death;
 use super::gate::Gate;
 use super::life::{Birth, live};
@@ -242,7 +243,7 @@ impl Core {
     async fn probe(self: &Arc<Self>) -> Result<Option<Era>, Fault> {
         self.may_start()?;
         let process = self.start(self.places.take(None)?, Duration::ZERO);
-        let mut answer = process.ask("server/discover", discover().as_bytes());
+        let mut answer = process.ask(Purpose::Probe, "server/discover", discover().as_bytes());
         let era = match timeout(PROBE, &mut answer).await {
             Ok(Ok(reply)) => era_of(&reply),
             Ok(Err(_lost)) => return self.lost_in_probe(&process),
@@ -290,7 +291,7 @@ impl Core {
     /// Ends the server: no more calls, time for those that run, then the processes.
     pub(super) async fn retire(&self) {
         self.retired.cancel();
-        self.gate.refuse_all(&retired(&self.name));
+        self.gate.close();
         let drain = self.spec.limits.drain;
         if timeout(drain, self.gate.idle()).await.is_err() && !drain.is_zero() {
             self.metrics.hit("mcp_drain_ms");

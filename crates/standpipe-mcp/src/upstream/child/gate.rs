@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use standpipe_wire::jsonrpc::id_key;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::ServerLimits;
+use super::slot::retired;
+use crate::metrics::{QueuedGuard, ServerMetrics};
 use crate::{Fault, Metrics, Outlet};
 
 /// The gate of one server.
@@ -20,11 +24,14 @@ pub(super) struct Gate {
     name: Arc<str>,
     limits: ServerLimits,
     metrics: Metrics,
+    figures: Arc<ServerMetrics>,
     /// Where the queue's clock runs.
     tasks: TaskTracker,
     state: Mutex<State>,
     /// A call has ended.
     left: Notify,
+    /// Nobody is let in any more.
+    closing: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +65,7 @@ struct Waiting {
     visitor: Visitor,
     until: Instant,
     then: Then,
+    _counted: QueuedGuard,
 }
 
 impl fmt::Debug for Waiting {
@@ -87,7 +95,17 @@ impl Drop for Permit {
 
 impl Gate {
     pub(super) fn new(name: Arc<str>, limits: ServerLimits, metrics: Metrics, tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { name, limits, metrics, tasks, state: Mutex::default(), left: Notify::new() })
+        let figures = metrics.server(&name);
+        Arc::new(Self {
+            name,
+            limits,
+            metrics,
+            figures,
+            tasks,
+            state: Mutex::default(),
+            left: Notify::new(),
+            closing: CancellationToken::new(),
+        })
     }
 
     /// Calls at work, and calls that wait.
@@ -99,6 +117,10 @@ impl Gate {
     /// Has `then` called with a place: at once where there is one, later, or with a refusal.
     pub(super) fn enter(self: &Arc<Self>, visitor: Visitor, then: impl FnOnce(Result<Permit, Fault>) + Send + 'static) {
         let mut state = self.state.lock();
+        if self.closing.is_cancelled() {
+            drop(state);
+            return then(Err(retired(&self.name)));
+        }
         // Who waits goes first.
         let waits = state.queues.contains_key(&visitor.principal);
         if !waits && state.has_room(&visitor, &self.limits) {
@@ -116,7 +138,8 @@ impl Gate {
             self.metrics.hit("mcp_queue_calls_max");
             return then(Err(self.full()));
         }
-        state.put(Waiting { visitor, until: Instant::now() + self.limits.queue_wait, then: Box::new(then) });
+        let until = Instant::now() + self.limits.queue_wait;
+        state.put(Waiting { visitor, until, then: Box::new(then), _counted: self.figures.queued() });
         let starts = !std::mem::replace(&mut state.clock_runs, true);
         drop(state);
         drop(gone);
@@ -141,16 +164,18 @@ impl Gate {
         drop(taken);
     }
 
-    /// Refuses all that wait.
-    pub(super) fn refuse_all(&self, fault: &Fault) {
+    /// Refuses all that wait, and all that come.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
         let taken = self.state.lock().take(|_| true);
-        taken.into_iter().for_each(|waiting| (waiting.then)(Err(fault.clone())));
+        taken.into_iter().for_each(|waiting| (waiting.then)(Err(retired(&self.name))));
     }
 
     /// Waits until no call is at work.
     pub(super) async fn idle(&self) {
         loop {
-            let left = self.left.notified();
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
             if self.state.lock().of_principal.is_empty() {
                 return;
             }
@@ -194,7 +219,10 @@ impl Gate {
                 next
             };
             let Some(next) = next else { return };
-            tokio::time::sleep_until(next).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = self.closing.cancelled() => return,
+            }
             let now = Instant::now();
             let late = self.state.lock().take(|waiting| waiting.until <= now);
             for waiting in late {

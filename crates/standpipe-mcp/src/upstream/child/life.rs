@@ -144,7 +144,6 @@ async fn exited(child: &mut dyn Child, pipes: &mut Pipes, exit: Exit) -> Death {
     }
     heard(&mut pipes.reader).await;
     heard(&mut pipes.errors).await;
-    heard(&mut pipes.writer).await;
     Death::Exited(exit)
 }
 

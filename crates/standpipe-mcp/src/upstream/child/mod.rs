@@ -15,6 +15,8 @@ mod call;
 mod core;
 mod death;
 mod deferred;
+#[cfg(test)]
+mod fake;
 mod gate;
 mod life;
 mod places;
@@ -27,6 +29,8 @@ mod spec;
 mod stderr;
 mod table;
 mod talk;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -260,15 +260,16 @@ impl Process {
     }
 
     /// Asks it something of our own; the answer never comes if it ends before.
-    pub(super) fn ask(self: &Arc<Self>, method: &str, params: &[u8]) -> oneshot::Receiver<Message> {
+    pub(super) fn ask(self: &Arc<Self>, purpose: Purpose, method: &str, params: &[u8]) -> oneshot::Receiver<Message> {
         let (to, answer) = oneshot::channel();
-        self.order(method, params, Way::Us(to));
+        let _closed = self.call(Call::ours(purpose, method, params, Way::Us(to)));
         answer
     }
 
     /// Asks it something of our own, and does not mind what it says.
-    pub(super) fn order(self: &Arc<Self>, method: &str, params: &[u8], to: Way) {
-        let _closed = self.call(Call::ours(Message::request(b"0", method, params), to));
+    pub(super) fn order(self: &Arc<Self>, method: &str, params: &serde_json::Value) {
+        let params = params.to_string();
+        let _closed = self.call(Call::ours(Purpose::Ours, method, params.as_bytes(), Way::Nobody));
     }
 
     /// Tells it something, if there is room.
@@ -357,14 +358,17 @@ impl Process {
     /// Its own time is over.
     pub(super) fn tick(&self) -> Result<Instant, Death> {
         let now = Instant::now();
-        let (late, next) = self.table().due(now, &self.limits);
-        late.into_iter().for_each(|number| self.expire(number));
+        let born = self.born.get().copied().unwrap_or(now);
+        let (late, next) = self.table().due(born, now, &self.limits);
+        for number in late {
+            self.expire(number)?;
+        }
         // What comes later than this look has at least so much time.
         let look = now + self.limits.call.min(self.limits.start).min(self.limits.idle);
         let next = next.map_or(look, |next| next.min(look));
-        match (self.has_answered(), self.born.get(), self.asked.get()) {
-            (false, Some(born), Some(asked)) => {
-                let due = *born.max(asked) + self.limits.start;
+        match (self.has_answered(), self.asked.get()) {
+            (false, Some(asked)) => {
+                let due = born.max(*asked) + self.limits.start;
                 if due <= now { Err(Death::Dumb(self.limits.start)) } else { Ok(next.min(due)) }
             }
             _ => {
@@ -380,8 +384,14 @@ impl Process {
         (!is_busy).then(|| *self.last_call.lock() + self.limits.idle)
     }
 
-    fn expire(&self, number: u64) {
-        let Some(pending) = self.cancel_with(number, &cancelled(number, "it takes too long")) else { return };
+    /// # Errors
+    /// It is its beginning that takes too long.
+    fn expire(&self, number: u64) -> Result<(), Death> {
+        let is_beginning = |pending: &Pending| pending.purpose == Purpose::Initialize;
+        if self.table().calls.get(&number).is_some_and(is_beginning) {
+            return Err(Death::Dumb(self.limits.start));
+        }
+        let Some(pending) = self.cancel_with(number, &cancelled(number, "it takes too long")) else { return Ok(()) };
         let (limit, time) = match pending.is_over(&self.limits) {
             true => ("mcp_call_total_ms_max", self.limits.call_total),
             false => ("mcp_call_ms_max", self.limits.call),
@@ -393,6 +403,7 @@ impl Process {
             time.as_millis()
         );
         pending.fail(&Fault::new(DEADLINE, message));
+        Ok(())
     }
 
     /// Subscriptions that are open.

@@ -9,7 +9,7 @@ use standpipe_wire::jsonrpc::{Edit, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
-use super::call::{Call, Way};
+use super::call::{Call, Purpose, Way};
 use super::core::Core;
 use super::death::Death;
 use super::places::Place;
@@ -136,6 +136,9 @@ impl Slot {
                 self.core.start(place, pause)
             }
         };
+        if state.last.is_some() {
+            self.core.metrics.server(&self.core.name).restarted();
+        }
         let owner: Weak<dyn Owner> = self.me.clone();
         state.place = Arc::downgrade(&process.place);
         state.process = Some(process.clone());
@@ -183,7 +186,10 @@ impl Slot {
             Ok(Some(span)) => initialize.edit(&mut [Edit::replace(span, version.as_bytes())]),
             _ => initialize,
         };
-        let Ok(reply) = process.ask("initialize", edited.body_bytes().unwrap_or(b"{}")).await else { return };
+        let Ok(reply) = process.ask(Purpose::Initialize, "initialize", edited.body_bytes().unwrap_or(b"{}")).await
+        else {
+            return;
+        };
         if reply.is_error() {
             let waiting = {
                 let mut state = self.state.lock();
@@ -198,10 +204,10 @@ impl Slot {
         }
         process.push(&Message::notification("notifications/initialized", b"{}"));
         if let Some(level) = self.seats.level() {
-            process.order("logging/setLevel", json!({ "level": level }).to_string().as_bytes(), Way::Nobody);
+            process.order("logging/setLevel", &json!({ "level": level }));
         }
         for uri in self.seats.uris() {
-            process.order("resources/subscribe", json!({ "uri": uri }).to_string().as_bytes(), Way::Nobody);
+            process.order("resources/subscribe", &json!({ "uri": uri }));
         }
         let waiting = {
             let mut state = self.state.lock();
@@ -221,7 +227,7 @@ impl Slot {
         let Some(process) = self.current() else { return };
         process.cancel_all(session, "the session has ended");
         for uri in unwanted {
-            process.order("resources/unsubscribe", json!({ "uri": uri }).to_string().as_bytes(), Way::Nobody);
+            process.order("resources/unsubscribe", &json!({ "uri": uri }));
         }
     }
 }
@@ -247,7 +253,9 @@ impl Owner for Slot {
             return self.refuse(fault);
         }
         let is_wanted = death.is_unexpected() && self.seats.count() > 0 || !self.state.lock().hello.waiting.is_empty();
-        unwritten.into_iter().for_each(|call| self.call(call));
+        // What we have asked ourselves is asked anew by the next handshake.
+        let of_clients = unwritten.into_iter().filter(|call| matches!(call.to, Way::Client(_)));
+        of_clients.for_each(|call| self.call(call));
         if is_wanted && let Err(fault) = self.process() {
             self.refuse(&fault);
         }

@@ -170,8 +170,8 @@ impl Table {
     }
 
     /// Calls whose time is over, and when the next one's may be.
-    pub(super) fn due(&self, now: Instant, limits: &ServerLimits) -> (Vec<u64>, Option<Instant>) {
-        let dues = self.calls.iter().filter_map(|(number, pending)| Some((*number, pending.due(limits)?)));
+    pub(super) fn due(&self, born: Instant, now: Instant, limits: &ServerLimits) -> (Vec<u64>, Option<Instant>) {
+        let dues = self.calls.iter().filter_map(|(number, pending)| Some((*number, pending.due(born, limits)?)));
         let (mut late, mut next) = (Vec::new(), None);
         for (number, due) in dues {
             match due <= now {
