@@ -14,6 +14,8 @@ pub(crate) mod legacy_sse;
 mod metadata;
 mod place;
 mod post;
+#[cfg(test)]
+mod tests;
 pub(crate) mod ws;
 
 use std::sync::Arc;

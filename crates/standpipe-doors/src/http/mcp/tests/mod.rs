@@ -1,0 +1,7 @@
+//! Raw requests against a server of the test's own: every rule of the door, without a process of ours around it.
+
+mod auth;
+mod bench;
+mod hostile;
+mod rules;
+mod sessions;
