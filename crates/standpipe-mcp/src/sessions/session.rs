@@ -274,7 +274,7 @@ impl LegacySession {
         self.usage.over.store(true, Ordering::Relaxed);
         let inside = self.inside.lock().take();
         let streams = std::mem::take(&mut *self.streams.lock());
-        streams.all.iter().chain([&self.standing]).for_each(|stream| stream.wake());
+        streams.all.iter().chain([&self.standing]).for_each(|stream| stream.end());
         drop(inside);
     }
 }

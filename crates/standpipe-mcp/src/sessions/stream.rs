@@ -144,9 +144,12 @@ impl Stream {
         }
     }
 
-    /// Has the reader look again.
-    pub(super) fn wake(&self) {
-        let waker = self.state.lock().waker.take();
+    /// The session has ended: the reader looks again, and nothing is kept.
+    pub(super) fn end(&self) {
+        let mut state = self.state.lock();
+        self.shared.kept.fetch_sub(state.forget_all(), Ordering::Relaxed);
+        let waker = state.waker.take();
+        drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }

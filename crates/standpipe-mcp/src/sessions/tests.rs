@@ -213,7 +213,7 @@ async fn a_lost_reader_has_a_successor() {
     assert_eq!(taken(&mut session.resume("1-1").unwrap()), [2, 3], "what was read and what was not");
     let mut first = session.resume("1-0").unwrap();
     let mut second = session.resume("1-3").unwrap();
-    assert_eq!(taken(&mut first), [], "its turn is over");
+    assert!(taken(&mut first).is_empty(), "its turn is over");
     assert!(first.next().await.is_none());
     to.send(note("d")).unwrap();
     drop(to);
