@@ -212,7 +212,9 @@ impl LegacySession {
             && let Some(oldest) = streams.all.iter().position(|stream| !stream.is_read())
         {
             self.shared.metrics.hit("mcp_replay_messages_max");
-            streams.all.remove(oldest);
+            if let Some(oldest) = streams.all.remove(oldest) {
+                oldest.end();
+            }
         }
         stream
     }

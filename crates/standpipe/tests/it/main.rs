@@ -30,6 +30,7 @@ mod mcp_conformance;
 mod mcp_everything;
 #[cfg(target_os = "linux")]
 mod mcp_gateway;
+mod mcp_http;
 #[cfg(unix)]
 mod mcp_support;
 #[cfg(target_os = "linux")]

@@ -167,3 +167,22 @@ fn an_answer_comes_in_one_piece() {
         }
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peer_that_vanishes_without_a_word_keeps_no_session() {
+    let bench = Bench::limited(|limits| {
+        limits.mcp_write_progress_ms_max = 100;
+        limits.mcp_keepalive_ms = 20;
+        limits.mcp_idle_ms_max = 100;
+    });
+    let session = bench.open("2025-06-18");
+    let mut client = bench.client();
+    client.send(&get(&session, ""));
+    client.head();
+    client.until("keep-alive");
+    // From here on the system drops whatever comes for this socket, before anything could be acknowledged.
+    let drop_all = socket2::SockFilter::new(6, 0, 0, 0);
+    socket2::SockRef::from(client.0.get_ref()).attach_filter(&[drop_all]).unwrap();
+    until("its stream has ended, and then the session", || bench.mcp.sessions().is_empty());
+}

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bench;
+mod h2;
 mod hostile;
 mod rules;
 mod sessions;
