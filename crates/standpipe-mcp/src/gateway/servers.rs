@@ -47,7 +47,7 @@ impl fmt::Debug for Parts {
 pub struct Gateway {
     parts: Parts,
     set: Arc<Set>,
-    joined: Joined,
+    joined: Arc<dyn Server>,
     running: Mutex<Vec<Running>>,
     /// Servers that have been removed and are not gone yet.
     leaving: TaskTracker,
@@ -104,6 +104,7 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let set = Arc::new(Set::default());
         let joined = Joined::new(set.clone(), parts.limits.clone());
+        let joined = Arc::new(Layered::new(Arc::new(joined), vec![Meter::new(&parts.metrics, ALL)]));
         let (running, leaving) = (Mutex::default(), TaskTracker::new());
         Arc::new(Self { parts, set, joined, running, leaving })
     }
@@ -186,7 +187,7 @@ impl Gateway {
     }
 
     /// All of them as one.
-    pub fn joined(&self) -> Joined {
+    pub fn joined(&self) -> Arc<dyn Server> {
         self.joined.clone()
     }
 

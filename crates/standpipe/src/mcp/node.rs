@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
-use standpipe_doors::{Credentials, Dispatch, Endpoints, Mcp, McpHttp, McpLines, McpPolicy};
+use standpipe_doors::{Credentials, Dispatch, Endpoints, Mcp, McpHttp, McpLines, McpPolicy, TreeOptions, TreeServer};
 use standpipe_engine::Streams;
 use standpipe_mcp::gateway::{Changes, Gateway, Parts, ServerEntry};
 use standpipe_mcp::upstream::child::Children;
-use standpipe_mcp::{Metrics, Server as McpServer};
+use standpipe_mcp::{Layered, Meter, Metrics, Server as McpServer};
 use standpipe_runs::{GuardProgram, Launcher, Runs};
 use standpipe_serve::{OnFailure, OnShutdown, Server, TaskKind, Tls};
 use tokio::runtime::Handle;
@@ -52,7 +52,8 @@ impl Endpoints for Doors {
 
     fn all(&self) -> Option<Arc<dyn McpServer>> {
         // One server alone is no set.
-        None
+        let gateway = self.gateway.as_ref().filter(|_| self.main.is_none())?;
+        Some(gateway.joined())
     }
 
     fn status(&self) -> Value {
@@ -116,8 +117,12 @@ impl McpNode {
             false => Source::File(values.mcp.servers.clone()),
         };
         let metrics = Metrics::default();
+        let options = TreeOptions { read_only: values.mcp.read_only, ..TreeOptions::default() };
+        let Tree { dispatch, runs } = tree;
+        let server_of_tree = TreeServer::new(dispatch.clone(), runs.clone(), options, server.shutdown().clone());
+        let server_of_tree = Layered::new(Arc::new(server_of_tree), vec![Meter::new(&metrics, "tree")]);
         let setup = Setup {
-            tree: None,
+            tree: Some(Arc::new(server_of_tree)),
             source,
             policy: policy(values),
             metrics,

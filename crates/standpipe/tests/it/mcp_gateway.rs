@@ -443,7 +443,7 @@ fn a_mistake_in_the_file_is_told_with_its_place() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(
-        told.contains("mcp.json:2:32: mcpServers.a.argz: unknown key") && told.contains("did you mean args?"),
+        told.contains("mcp.json:2:33: mcpServers.a.argz: unknown key") && told.contains("did you mean args?"),
         "{told}"
     );
 }
