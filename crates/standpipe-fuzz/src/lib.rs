@@ -4,6 +4,7 @@
 
 mod codecs;
 mod firebase;
+mod jsonrpc;
 mod pipeline;
 mod records;
 mod rules;
@@ -11,6 +12,7 @@ mod tree;
 
 pub use codecs::{line, resp_commands, resp_replies, sse};
 pub use firebase::{firebase_frames, firebase_polls};
+pub use jsonrpc::{jsonrpc, jsonrpc_lines};
 pub use pipeline::pipeline;
 pub use records::{change, record};
 pub use rules::rules;
@@ -25,6 +27,8 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("firebase_frames", firebase_frames),
     ("firebase_polls", firebase_polls),
     ("json", json),
+    ("jsonrpc", jsonrpc),
+    ("jsonrpc_lines", jsonrpc_lines),
     ("line", line),
     ("path", path),
     ("pipeline", pipeline),

@@ -132,11 +132,13 @@ impl Message {
         if u32::try_from(bytes.len()).is_err() {
             return Err(Malformed::Invalid("a message of 4 GiB or more"));
         }
+        // Looked at as a whole: what serde passes over it does not look at closely.
+        let text = std::str::from_utf8(&bytes).map_err(|error| Malformed::Json(error.to_string()))?;
         let not_json = |error: serde_json::Error| Malformed::Json(error.to_string());
         match bytes.first() {
             Some(b'{') => {}
             Some(first) => {
-                serde_json::from_slice::<IgnoredAny>(&bytes).map_err(not_json)?;
+                serde_json::from_str::<IgnoredAny>(text).map_err(not_json)?;
                 return Err(if *first == b'[' {
                     Malformed::Batch
                 } else {
@@ -145,7 +147,7 @@ impl Message {
             }
             None => return Err(Malformed::Json("no bytes".into())),
         }
-        let envelope: Envelope<'_> = serde_json::from_slice(&bytes).map_err(|error| match error.classify() {
+        let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
                 Malformed::Invalid("a member of the envelope (jsonrpc, id, method, params, result, error) stands twice")
             }
@@ -565,6 +567,48 @@ mod tests {
         assert_eq!(id_key(br#""\u0061\/""#), id_key(br#""a/""#));
         assert_ne!(id_key(b"1"), id_key(br#""1""#));
         assert_eq!(&*id_key(b"9007199254740993"), b"9007199254740993");
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_or_passed_on_and_cost_no_stack() {
+        let invalid = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"x\":\"\xff\"}";
+        assert_eq!(Message::parse(Bytes::from_static(invalid)).unwrap_err().code(), -32_700);
+        let deep = |open: &str, close: &str| {
+            let (open, close) = (open.repeat(100_000), close.repeat(100_000));
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"deep":{open}1{close},"b":2}},"x":{open}1{close}}}"#
+            )
+        };
+        for json in [deep("[", "]"), deep("{\"a\":", "}")] {
+            let message = parse(&json).unwrap();
+            assert_eq!(message.slice(message.at(&["b"]).unwrap().unwrap()), b"2");
+            assert_eq!(message.with_id(b"22").bytes().len(), json.len() + 1);
+            assert!(parse(&json[..json.len() - 1]).is_err());
+        }
+        assert_eq!(parse(&"[".repeat(100_000)).unwrap_err().code(), -32_700);
+        assert_eq!(parse(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))).unwrap_err().code(), -32_600);
+    }
+
+    /// `cargo test --release -p standpipe-wire message_speed -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn message_speed() {
+        for bytes in [200, 1 << 20] {
+            let text = "x".repeat(bytes - 130);
+            let json = Bytes::from(format!(
+                r#"{{"jsonrpc":"2.0","id":12345,"method":"tools/call","params":{{"_meta":{{"progressToken":7}},"name":"echo","arguments":{{"text":"{text}"}}}}}}"#
+            ));
+            let rounds = (200 << 20) / bytes.max(2_000);
+            let mut run = |what: &str, mut round: Box<dyn FnMut()>| {
+                let began = std::time::Instant::now();
+                (0..rounds).for_each(|_| round());
+                println!("{bytes} bytes, {what}: {} ns", began.elapsed().as_nanos() / rounds as u128);
+            };
+            let message = Message::parse(json.clone()).unwrap();
+            run("parse", Box::new(|| drop(std::hint::black_box(Message::parse(json.clone())))));
+            run("with another id", Box::new(|| drop(std::hint::black_box(message.with_id(b"1")))));
+            run("a member of _meta", Box::new(|| drop(std::hint::black_box(message.at(&["_meta", "progressToken"])))));
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Node {
 }
 
 /// Opens the runs of the folder on the event loops of the server.
-fn open_runs(engine: &Arc<Engine>, server: &Server, jobs: Vec<Arc<JobSpec>>) -> Result<Arc<Runs>> {
+pub(crate) fn open_runs(engine: &Arc<Engine>, server: &Server, jobs: Vec<Arc<JobSpec>>) -> Result<Arc<Runs>> {
     let dir = engine.config().dir.join("runs");
     let runtimes: Vec<_> = server.runtimes().cloned().collect();
     let first = runtimes.first().cloned().ok_or_else(|| Failure::failed("the server has no event loop"))?;
@@ -599,7 +599,7 @@ fn believed(auth: &config::Auth) -> Vec<String> {
 }
 
 /// The engine can't go on: what is acknowledged is on disk, and limping on would risk the rest.
-fn stop_at_once(why: &str) {
+pub(crate) fn stop_at_once(why: &str) {
     eprintln!("error: {why}");
     std::process::exit(Exit::Failed.code().into());
 }

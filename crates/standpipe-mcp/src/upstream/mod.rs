@@ -1,8 +1,9 @@
 //! Upstreams: the servers behind the gateway. Each is a [`Server`](crate::Server), whatever stands behind it: a process
-//! ([`child`]), or a server far away. Which upstreams there are, and what stands in front of them, is the gateway's business.
+//! ([`child`]), or a server far away ([`remote`]). Which upstreams there are, and what stands in front of them, is the gateway's business.
 
 pub mod child;
 mod limits;
+pub mod remote;
 
 pub use self::limits::ServerLimits;
 

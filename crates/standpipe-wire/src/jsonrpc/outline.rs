@@ -72,7 +72,7 @@ impl Outline {
             true if self.name == b"\"id\"" => (&mut self.value, ID_BYTES_MAX + 1),
             true => return,
         };
-        if kept.len() < max && !(byte.is_ascii_whitespace() && !self.in_string) {
+        if kept.len() < max && (self.in_string || !byte.is_ascii_whitespace()) {
             kept.push(byte);
         }
     }

@@ -4,6 +4,7 @@ mod connect;
 mod export_har;
 mod gateway;
 mod node;
+mod pipes;
 mod replay;
 mod servers;
 mod status;

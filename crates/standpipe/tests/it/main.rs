@@ -32,6 +32,8 @@ mod mcp_everything;
 mod mcp_gateway;
 mod mcp_http;
 #[cfg(unix)]
+mod mcp_stdio;
+#[cfg(unix)]
 mod mcp_support;
 #[cfg(target_os = "linux")]
 mod mount;
