@@ -25,11 +25,11 @@ pub fn jsonrpc(data: &[u8]) {
         assert_eq!(read(edited.bytes()), expected);
     }
     if let Some(body) = message.body().filter(|body| message.slice(*body).first() == Some(&b'{')) {
-        let with = message.edit(&mut [message.insert(body, "\u{1}added", b"[1]")]);
+        let with = message.edit(&mut [message.insert(body, "added by us", b"[1]")]);
         same(&with);
         let members = value[member(&message)].as_object().map_or(0, serde_json::Map::len);
         let now = read(with.bytes());
-        let has = now[member(&message)].get("\u{1}added").is_some();
+        let has = now[member(&message)].get("added by us").is_some();
         assert!(!has || now[member(&message)].as_object().map_or(0, serde_json::Map::len) >= members);
         let gone = message.edit(&mut [Edit::replace(body, b"{}")]);
         same(&gone);

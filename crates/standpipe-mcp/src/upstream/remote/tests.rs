@@ -157,6 +157,9 @@ fn legacy(asked: &Asked, opened: &AtomicU32, forgotten: &AtomicU32) -> Option<St
     if is_forgotten || !asked.head.contains(&current) {
         return Some(page("404 Not Found", "", ""));
     }
+    if asked.method == "delete" {
+        return Some(taken());
+    }
     if asked.method == "get" {
         return Some(page("405 Method Not Allowed", "", ""));
     }
