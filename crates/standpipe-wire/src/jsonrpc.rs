@@ -349,15 +349,17 @@ impl Message {
     /// had no `params` gets them.
     #[must_use]
     pub fn rewritten(&self, id: Option<&[u8]>, body: &[u8]) -> Self {
-        let whole = Span { start: 0, end: self.bytes.len() as u32 };
-        let body = match self.body {
-            Some(span) => Edit::replace(span, body),
-            None => self.insert(whole, "params", body),
-        };
-        match self.id.zip(id) {
-            Some((span, id)) => self.edit(&mut [Edit::replace(span, id), body]),
-            None => self.edit(&mut [body]),
+        let id = self.id.zip(id).map(|(span, id)| Edit::replace(span, id));
+        if let Some(span) = self.body {
+            let mut edits: Vec<_> = id.into_iter().chain([Edit::replace(span, body)]).collect();
+            return self.edit(&mut edits);
         }
+        let whole = Span { start: 0, end: self.bytes.len() as u32 };
+        let mut edits: Vec<_> = id.into_iter().chain([self.insert(whole, "params", body)]).collect();
+        let mut bytes = Vec::with_capacity(self.bytes.len() + body.len() + 32);
+        self.splice(&mut edits, &mut bytes);
+        // A part that was not there before has to be found.
+        Self::own(bytes)
     }
 
     /// Appends the message to `out`, with some parts changed. Spans must not overlap.

@@ -15,6 +15,7 @@ mod request_state;
 mod sink;
 #[cfg(test)]
 mod testing;
+mod up;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,14 @@ use standpipe_serve::{Limits, LimitsHandle};
 use standpipe_wire::jsonrpc::Message;
 
 pub use self::down::Down;
+pub use self::up::Up;
 use crate::object::Object;
 use crate::{Caller, Conversation, Fault, LegacyServer, Metrics, ModernServer, Outlet, fault};
 
 /// The methods that may be answered with `input_required`.
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+/// The requests of a server that can be asked of a client of either era.
+const QUESTIONS: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 /// Levels of log messages, the least important first.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 /// Notices that a list has changed: the notice, the member of a filter that wants it, the capability.
@@ -75,6 +79,11 @@ impl Pair {
     /// A legacy server, for both eras.
     pub fn of_legacy(server: Arc<dyn LegacyServer>, settings: Settings) -> Self {
         Self { modern: Arc::new(Down::new(server.clone(), settings)), legacy: server }
+    }
+
+    /// A modern server, for both eras.
+    pub fn of_modern(server: Arc<dyn ModernServer>, settings: Settings) -> Self {
+        Self { legacy: Arc::new(Up::new(server.clone(), settings)), modern: server }
     }
 }
 

@@ -151,6 +151,12 @@ impl Client {
         message
     }
 
+    /// Whether the stream ends now.
+    pub(crate) async fn ends(&mut self) -> bool {
+        let end = tokio::time::timeout(Duration::from_secs(3_600), self.0.next()).await;
+        end.expect("the end comes in time").is_none()
+    }
+
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.0.try_next().inspect(|message| println!("{}", text(message))).is_none()
     }
