@@ -24,6 +24,8 @@ pub struct ServerLimits {
     pub call: Duration,
     /// `mcp_call_total_ms_max`
     pub call_total: Duration,
+    /// `mcp_suspended_ms_max`: time that a call waits for an answer of its client.
+    pub suspended: Duration,
     /// `mcp_stdin_progress_ms_max`
     pub stdin_progress: Duration,
     /// `mcp_drain_ms`
@@ -50,6 +52,7 @@ impl From<&Limits> for ServerLimits {
             start: ms(limits.mcp_start_ms_max),
             call: ms(limits.mcp_call_ms_max),
             call_total: ms(limits.mcp_call_total_ms_max),
+            suspended: ms(limits.mcp_suspended_ms_max),
             stdin_progress: ms(limits.mcp_stdin_progress_ms_max),
             drain: ms(limits.mcp_drain_ms),
             grace: ms(limits.mcp_grace_ms),

@@ -287,8 +287,8 @@ async fn a_process_asks_the_client_whose_call_is_running() {
     let asked = next(&mut inlet).await;
     assert_eq!((&asked["method"], &asked["params"]), (&json!("sampling/createMessage"), &json!({"n": 1})));
     // Who was not asked does not answer.
-    let mut other = Client::open(&server, "p").await;
-    other.tell(json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"forged": true}}));
+    let stranger = Client::open(&server, "p").await;
+    stranger.tell(json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"forged": true}}));
     client.tell(json!({"jsonrpc": "2.0", "id": 12_345, "result": {"never": "asked"}}));
     client.tell(json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"big": 9_007_199_254_740_993_u64}}));
     client.tell(json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"twice": true}}));
@@ -304,7 +304,6 @@ async fn a_process_asks_the_client_whose_call_is_running() {
     // We answer that we are there.
     assert_eq!(parsed(&client.call("ask", json!({"id": 8, "method": "ping"})).await), json!({"result": {}}));
     stand.close(&[&server]).await;
-    drop(other.pid());
 }
 
 #[tokio::test]

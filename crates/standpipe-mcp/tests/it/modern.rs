@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use standpipe_mcp::upstream::EraChoice;
 use standpipe_mcp::upstream::child::ChildSpec;
+use standpipe_serve::Limits;
 
 use crate::support::{Stand, code, fixture, modern, modern_tool, next, parsed, reply, soon, text, until};
 
@@ -106,5 +107,18 @@ async fn a_modern_process_that_dies_is_followed_by_another() {
     assert_eq!(code(&modern_tool(&server, "p", "die", json!({})).await), 5_020);
     let again = modern_tool(&server, "p", "pid", json!({})).await;
     assert_ne!(text(&pid), text(&again));
+    stand.close(&[&server]).await;
+}
+
+#[tokio::test]
+async fn who_has_nothing_to_do_makes_room() {
+    let stand = Stand::with(Limits { mcp_children_max: 2, mcp_children_per_principal_max: 2, ..Limits::default() });
+    let server = stand.children.server(fixture(&["--modern"]));
+    let old = modern_tool(&server, "p", "pid", json!({})).await;
+    modern_tool(&server, "q", "pid", json!({})).await;
+    assert_eq!(code(&modern_tool(&server, "r", "pid", json!({})).await), 5_030);
+    until("room", || server.status().pids.len() == 1).await;
+    modern_tool(&server, "r", "pid", json!({})).await;
+    assert!(!server.status().pids.contains(&text(&old).parse().unwrap()), "the one that was idle for the longest time");
     stand.close(&[&server]).await;
 }

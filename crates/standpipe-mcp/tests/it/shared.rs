@@ -161,14 +161,14 @@ async fn who_is_asked_must_be_clear_and_able() {
 async fn an_open_question_ends_with_its_call() {
     let stand = Stand::new();
     let mut spec = shared(&[]);
-    (spec.limits.call, spec.limits.call_total) = (300 * MS, 1_500 * MS);
+    (spec.limits.call, spec.limits.call_total, spec.limits.suspended) = (400 * MS, 800 * MS, 1_200 * MS);
     let server = stand.children.server(spec);
     let mut client = Client::open_with(&server, "p", json!({"elicitation": {}})).await;
     let mut inlet = client.start("ask", json!({"id": 1, "method": "elicitation/create"}));
     let asked = next(&mut inlet).await;
     // While the client is thinking, time does not count against the server, but there is an end to it.
     let (late, _) = reply(&mut inlet).await;
-    assert_eq!((code(&late), stand.hits("mcp_call_total_ms_max")), (5_040, 1));
+    assert_eq!((code(&late), stand.hits("mcp_suspended_ms_max")), (5_040, 1));
     client.tell(json!({"jsonrpc": "2.0", "id": asked["id"], "result": {}}));
     client.pid().await;
     stand.close(&[&server]).await;

@@ -2,7 +2,7 @@
 
 use standpipe_wire::jsonrpc::{Edit, Malformed, Message, Span};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::super::ServerLimits;
 use super::gate::Permit;
@@ -124,13 +124,21 @@ pub(super) struct Pending {
     begun: Instant,
     /// When it has had no progress for too long.
     quiet_at: Instant,
-    /// Questions of the process to the client that are open: time passes for the client then.
+    /// Whether the process may ask the client something for it (spec mcp §1).
+    pub(super) may_ask: bool,
+    /// Questions of the process to the client that are open.
     pub(super) questions: usize,
+    /// Since when one is: time passes for the client then, not for the process.
+    asking_since: Option<Instant>,
 }
+
+/// The methods for which a server may ask its client something.
+const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 
 impl Pending {
     pub(super) fn new(call: Call, numbered: &Numbered, limits: &ServerLimits) -> Self {
         let now = Instant::now();
+        let may_ask = call.message.method().is_some_and(|method| MAY_ASK.contains(&method));
         Self {
             session: call.session,
             purpose: call.purpose,
@@ -141,7 +149,9 @@ impl Pending {
             message: Some(call.message),
             begun: now,
             quiet_at: now + limits.call,
+            may_ask,
             questions: 0,
+            asking_since: None,
         }
     }
 
@@ -150,20 +160,42 @@ impl Pending {
         self.quiet_at = Instant::now() + limits.call;
     }
 
-    /// When its time is over, at a process that is there since `born`; `None` for what has no end.
-    pub(super) fn due(&self, born: Instant, limits: &ServerLimits) -> Option<Instant> {
-        let total = self.begun + limits.call_total;
-        match self.purpose {
-            Purpose::Listen | Purpose::Probe => None,
-            Purpose::Initialize => Some(self.begun.max(born) + limits.start),
-            _ if self.questions > 0 => Some(total),
-            _ => Some(self.quiet_at.min(total)),
+    /// A question is open for it.
+    pub(super) fn asks(&mut self) {
+        self.questions += 1;
+        self.asking_since.get_or_insert_with(Instant::now);
+    }
+
+    /// A question is open for it no more.
+    pub(super) fn has_heard(&mut self, limits: &ServerLimits) {
+        self.questions -= 1;
+        if self.questions == 0
+            && let Some(since) = self.asking_since.take()
+        {
+            self.begun += since.elapsed();
+            self.touch(limits);
         }
     }
 
-    /// Whether it has had all the time there is for a call.
-    pub(super) fn is_over(&self, limits: &ServerLimits) -> bool {
-        self.begun + limits.call_total <= Instant::now()
+    /// When its time is over, at a process that is there since `born`; `None` for what has no end.
+    pub(super) fn due(&self, born: Instant, limits: &ServerLimits) -> Option<Instant> {
+        match (&self.purpose, self.asking_since) {
+            (Purpose::Listen | Purpose::Probe, _) => None,
+            (Purpose::Initialize, _) => Some(self.begun.max(born) + limits.start),
+            (_, Some(since)) => Some(since + limits.suspended),
+            _ => Some(self.quiet_at.min(self.begun + limits.call_total)),
+        }
+    }
+
+    /// The limit that it has reached when its time is over.
+    pub(super) fn limit(&self, limits: &ServerLimits) -> (&'static str, Duration) {
+        if self.asking_since.is_some() {
+            return ("mcp_suspended_ms_max", limits.suspended);
+        }
+        match self.begun + limits.call_total <= Instant::now() {
+            true => ("mcp_call_total_ms_max", limits.call_total),
+            false => ("mcp_call_ms_max", limits.call),
+        }
     }
 
     /// As it was before it was given to the process.

@@ -129,6 +129,7 @@ impl Core {
         let (metrics, counters) = (self.metrics.clone(), self.counters.clone());
         let process = Process::new(number, self.name.clone(), limits, metrics, counters, place);
         self.processes.lock().insert(number, process.clone());
+        self.places.add(&process);
         let birth =
             Birth { launcher: self.launcher.clone(), spec: self.spec.launched(), pause, tasks: self.tasks.clone() };
         let (core, living) = (self.clone(), process.clone());

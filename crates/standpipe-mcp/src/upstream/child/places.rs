@@ -1,12 +1,13 @@
 //! How many processes there are: in all, and for one principal. A place is a value, given back by dropping it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use standpipe_serve::LimitsHandle;
 
+use super::process::Process;
 use crate::{Fault, Metrics};
 
 /// When a place may be free again.
@@ -18,6 +19,7 @@ pub(super) struct Places {
     limits: LimitsHandle,
     metrics: Metrics,
     taken: Mutex<Taken>,
+    processes: Mutex<Vec<Weak<Process>>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +37,24 @@ pub(super) struct Place {
 
 impl Places {
     pub(super) fn new(limits: LimitsHandle, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { limits, metrics, taken: Mutex::default() })
+        Arc::new(Self { limits, metrics, taken: Mutex::default(), processes: Mutex::default() })
+    }
+
+    /// A process has come.
+    pub(super) fn add(&self, process: &Arc<Process>) {
+        let mut processes = self.processes.lock();
+        processes.retain(|process| process.strong_count() > 0);
+        processes.push(Arc::downgrade(process));
+    }
+
+    /// Ends the process that has had nothing to do for the longest time, if there is one: who comes again finds its place.
+    fn make_room(&self) {
+        let processes: Vec<_> = self.processes.lock().iter().filter_map(Weak::upgrade).collect();
+        let idle = processes.iter().filter_map(|process| Some((process.idle_since()?, process)));
+        if let Some((_, process)) = idle.min_by_key(|(since, _)| *since) {
+            tracing::debug!(server = %process.name, pid = process.pid(), "ended to make room for another one");
+            process.end();
+        }
     }
 
     /// A place for a process that serves `principal` only, or everybody.
@@ -48,6 +67,7 @@ impl Places {
             let mut taken = self.taken.lock();
             if taken.all >= most {
                 drop(taken);
+                self.make_room();
                 self.metrics.hit("mcp_children_max");
                 let message = format!("{most} processes run already (mcp_children_max): try again when one has ended");
                 return Err(Fault::overloaded(message, RETRY));

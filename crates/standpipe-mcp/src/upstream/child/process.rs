@@ -392,13 +392,10 @@ impl Process {
             return Err(Death::Dumb(self.limits.start));
         }
         let Some(pending) = self.cancel_with(number, &cancelled(number, "it takes too long")) else { return Ok(()) };
-        let (limit, time) = match pending.is_over(&self.limits) {
-            true => ("mcp_call_total_ms_max", self.limits.call_total),
-            false => ("mcp_call_ms_max", self.limits.call),
-        };
+        let (limit, time) = pending.limit(&self.limits);
         self.metrics.hit(limit);
         let message = format!(
-            "server {} has not answered within {} ms ({limit}) and was told to stop: ask for less at once, or raise the limit",
+            "the call of server {} has not been answered within {} ms ({limit}) and was cancelled: ask for less at once, or raise the limit",
             self.name,
             time.as_millis()
         );
@@ -409,6 +406,11 @@ impl Process {
     /// Subscriptions that are open.
     pub(super) fn listening(&self) -> usize {
         self.table().calls.values().filter(|pending| pending.purpose == Purpose::Listen).count()
+    }
+
+    /// Since when it has had nothing to do, if it may be ended for that: nobody's session is tied to it, and no call.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.idle_at().filter(|_| !self.is_closed()).map(|_| *self.last_call.lock())
     }
 
     /// Nothing is taken any more.

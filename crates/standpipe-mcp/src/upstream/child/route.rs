@@ -128,7 +128,8 @@ impl Process {
             _ if is_of_all_calls(message) => post.seats.everybody(),
             _ => {
                 let level = text("level");
-                match only_call(&self.table()) {
+                let only = only_call(&self.table());
+                match only {
                     Some(asked) if post.seats.hears(asked.session, level.as_deref()) => vec![asked.to],
                     Some(_) => Vec::new(),
                     None => post.seats.of_log(level.as_deref()),
@@ -191,14 +192,12 @@ impl Process {
 
     /// The session that all running calls are of.
     fn only_session(&self, post: &Post) -> Option<Asked> {
-        let table = self.table();
-        let mut sessions = table.calls.values().filter(|pending| is_running(pending)).map(|pending| pending.session);
-        let session = sessions.next()?;
-        if sessions.any(|other| other != session) {
-            return None;
-        }
-        drop(sessions);
-        drop(table);
+        let session = {
+            let table = self.table();
+            let mut sessions = candidates(&table).map(|(_, pending)| pending.session);
+            let session = sessions.next()?;
+            sessions.all(|other| other == session).then_some(session)?
+        };
         Some(Asked { session, call: None, to: post.seats.news(session)? })
     }
 
@@ -224,12 +223,19 @@ fn is_running(pending: &Pending) -> bool {
     matches!(pending.purpose, Purpose::Call | Purpose::Subscribe(_)) && matches!(pending.to, Way::Client(_))
 }
 
+/// The calls that a question or a message of the process may belong to: those for which it may ask, or all if none of them runs.
+fn candidates(table: &Table) -> impl Iterator<Item = (u64, &Pending)> {
+    let running = || table.calls.iter().filter(|(_, pending)| is_running(pending));
+    let asks = running().any(|(_, pending)| pending.may_ask);
+    running().filter(move |(_, pending)| pending.may_ask || !asks).map(|(number, pending)| (*number, pending))
+}
+
 /// The one call that runs, if there is one.
 fn only_call(table: &Table) -> Option<Asked> {
-    let mut running = table.calls.iter().filter(|(_, pending)| is_running(pending));
+    let mut running = candidates(table);
     let (number, pending) = running.next()?;
     let Way::Client(to) = &pending.to else { return None };
-    let asked = Asked { session: pending.session, call: Some(*number), to: to.clone() };
+    let asked = Asked { session: pending.session, call: Some(number), to: to.clone() };
     running.next().is_none().then_some(asked)
 }
 

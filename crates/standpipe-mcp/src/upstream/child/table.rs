@@ -141,7 +141,7 @@ impl Table {
             return false;
         }
         if let Some(call) = question.call.and_then(|call| self.calls.get_mut(&call)) {
-            call.questions += 1;
+            call.asks();
         }
         self.questions.insert(number, question);
         true
@@ -152,8 +152,7 @@ impl Table {
         self.questions.get(&number).filter(|question| question.session == session)?;
         let question = self.questions.remove(&number)?;
         if let Some(call) = question.call.and_then(|call| self.calls.get_mut(&call)) {
-            call.questions -= 1;
-            call.touch(limits);
+            call.has_heard(limits);
         }
         Some(question)
     }
