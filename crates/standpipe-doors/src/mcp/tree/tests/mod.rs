@@ -1,5 +1,6 @@
 //! The tree server, asked with raw messages of both eras: what comes back is looked at as a client sees it.
 
+mod protocol;
 mod runs;
 mod subscriptions;
 mod tools;
@@ -96,8 +97,13 @@ impl Bench {
 
     /// The message that answers a message of the modern era, whatever it is.
     pub(super) async fn raw(&self, caller: &Caller, request: &Value) -> Value {
+        self.send(caller, message(request)).await
+    }
+
+    /// As [`Bench::raw`], byte for byte.
+    pub(super) async fn send(&self, caller: &Caller, request: Message) -> Value {
         let (to, inlet) = exchange(ROOM);
-        self.server.call(caller.clone(), message(request), to);
+        self.server.call(caller.clone(), request, to);
         last(inlet).await
     }
 

@@ -58,7 +58,7 @@ struct Listing {
     /// The children, in key order; a leaf has none.
     children: Vec<Listed>,
     /// There is more: the last key of this answer, to be given as after.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     next: Option<String>,
 }
@@ -68,7 +68,7 @@ struct Listed {
     key: String,
     kind: Kind,
     /// The value of a leaf of up to 256 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "serde_json::Value")]
     value: Option<Box<RawValue>>,
 }
