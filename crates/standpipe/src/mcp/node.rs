@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use super::servers::servers;
 use crate::config;
 use crate::exit::{Failure, Result};
+use crate::jobs;
 use crate::node::bind;
 
 /// Ends sessions that nobody uses.
@@ -101,6 +102,15 @@ pub(crate) struct Tree {
     pub(crate) runs: Option<Arc<Runs>>,
 }
 
+impl Tree {
+    /// The tree as a server of MCP, whose calls are counted.
+    fn server(&self, read_only: bool, metrics: &Metrics, server: &Server) -> Arc<dyn McpServer> {
+        let options = TreeOptions { read_only, env: jobs::environment(), metrics: metrics.clone() };
+        let tree = TreeServer::new(self.dispatch.clone(), self.runs.clone(), options, server.shutdown().clone());
+        Arc::new(Layered::new(Arc::new(tree), vec![Meter::new(metrics, "tree")]))
+    }
+}
+
 impl McpNode {
     /// MCP of a server that has a tree.
     ///
@@ -117,12 +127,8 @@ impl McpNode {
             false => Source::File(values.mcp.servers.clone()),
         };
         let metrics = Metrics::default();
-        let options = TreeOptions { read_only: values.mcp.read_only, ..TreeOptions::default() };
-        let Tree { dispatch, runs } = tree;
-        let server_of_tree = TreeServer::new(dispatch.clone(), runs.clone(), options, server.shutdown().clone());
-        let server_of_tree = Layered::new(Arc::new(server_of_tree), vec![Meter::new(&metrics, "tree")]);
         let setup = Setup {
-            tree: Some(Arc::new(server_of_tree)),
+            tree: Some(tree.server(values.mcp.read_only, &metrics, server)),
             source,
             policy: policy(values),
             metrics,

@@ -12,15 +12,13 @@ use crate::support::quiet;
 /// Everybody may do everything, but not below `/private`.
 const RULES: &str = r#"{"rules": {
     "private": { ".read": "auth.uid == 'ada'", ".write": "auth.uid == 'ada'" },
-    "$other": { ".read": true, ".write": true }
+    "$other": { ".read": true, ".write": true, ".indexOn": "n", "issues": { ".indexOn": "age" } }
 }}"#;
 
 /// `dev` with rules.
-fn dev() -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules.json");
-    std::fs::write(&rules, RULES).unwrap();
-    Launch::dev().args(["--rules", &rules.display().to_string()]).start().unwrap()
+fn dev(folder: &Folder) -> Server {
+    folder.write("rules.json", RULES);
+    Launch::dev().args(["--rules", &folder.text("rules.json")]).start().unwrap()
 }
 
 /// What a client that has ended printed; it must have succeeded.
@@ -32,7 +30,8 @@ fn told(output: &Output, server: &Server) -> String {
 
 fn python(era: &str) {
     let Some(python) = tool("python/bin/python") else { return };
-    let server = dev();
+    let folder = Folder::new();
+    let server = dev(&folder);
     let mut command = Command::new(python);
     command.arg(script("tree_client.py")).args([&format!("http://{}/mcp", server.addr()), era]);
     let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
@@ -42,7 +41,8 @@ fn python(era: &str) {
 
 fn typescript(version: &str) {
     let Some(packages) = packages() else { return };
-    let server = dev();
+    let folder = Folder::new();
+    let server = dev(&folder);
     let mut command = Command::new("node");
     command.arg(script("tree_client.mjs")).args([version, &format!("http://{}/mcp", server.addr())]);
     let output = command.env("STANDPIPE_TOOLS", &packages).output().unwrap();

@@ -407,7 +407,7 @@ async fn scopes_narrow() {
 
 #[tokio::test]
 async fn a_door_that_only_reads_offers_no_writing() {
-    let bench = Bench::with(TreeOptions { read_only: true }, None);
+    let bench = Bench::with(TreeOptions { read_only: true, ..TreeOptions::default() }, None);
     let answer = bench.modern("tools/list", json!({})).await;
     let tools = answer["result"]["tools"].as_array().unwrap();
     assert!(tools.iter().all(|tool| tool["annotations"]["readOnlyHint"] == true));
