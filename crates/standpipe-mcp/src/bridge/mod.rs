@@ -26,6 +26,7 @@ use standpipe_wire::jsonrpc::Message;
 pub use self::down::Down;
 pub use self::up::Up;
 use crate::object::Object;
+use crate::upstream::ServerLimits;
 use crate::{Caller, Conversation, Fault, LegacyServer, Metrics, ModernServer, Outlet, fault};
 
 /// The methods that may be answered with `input_required`.
@@ -48,7 +49,9 @@ const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 pub struct Settings {
     /// The server's name, for messages and to tell its `requestState` from another's.
     pub server: Arc<str>,
-    /// The limits in force.
+    /// What this server may take.
+    pub own: ServerLimits,
+    /// The limits in force, for what is the bridges' alone.
     pub limits: LimitsHandle,
     /// Where limits that were hit are counted.
     pub metrics: Metrics,

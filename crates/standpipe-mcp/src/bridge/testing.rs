@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Settings;
 use crate::exchange::Room;
+use crate::upstream::ServerLimits;
 use crate::{Caller, Conversation, Inlet, LegacyServer, Metrics, ModernServer, Outlet, exchange};
 
 /// What a server is sent.
@@ -125,7 +126,13 @@ pub(crate) fn scripted() -> (Arc<impl LegacyServer + ModernServer + 'static>, St
 }
 
 pub(crate) fn settings(limits: Limits) -> Settings {
-    Settings { server: "test".into(), limits: Arc::new(ArcSwap::from_pointee(limits)), metrics: Metrics::default() }
+    let own = ServerLimits::from(&limits);
+    Settings {
+        server: "test".into(),
+        own,
+        limits: Arc::new(ArcSwap::from_pointee(limits)),
+        metrics: Metrics::default(),
+    }
 }
 
 /// A client's way back.

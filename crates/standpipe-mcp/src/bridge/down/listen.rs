@@ -219,7 +219,7 @@ impl Talk {
     /// Begins a stream.
     pub(super) fn listen(self: &Arc<Self>, wanted: Wanted, conversation: &Arc<dyn Conversation>) {
         let (number, caller, to) = (wanted.number, wanted.caller.clone(), wanted.to.clone());
-        let uris_max = self.settings.limits().mcp_subscriptions_per_stream_max;
+        let uris_max = self.settings.own.subscriptions_per_stream;
         if wanted.uris.len() > uris_max {
             self.settings.metrics.hit("mcp_subscriptions_per_stream_max");
         }

@@ -203,7 +203,7 @@ impl Inner {
             own += if of == *principal { streams } else { 0 };
         }
         let why = "too many streams of subscriptions are open";
-        if own >= limits.mcp_streams_per_principal_max {
+        if own >= self.settings.own.streams_per_principal {
             return Err(self.settings.refused("mcp_streams_per_principal_max", why));
         }
         if all >= limits.mcp_streams_max {

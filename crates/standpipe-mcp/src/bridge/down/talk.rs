@@ -98,7 +98,7 @@ impl Talk {
             let mut state = self.state.lock();
             state.touch();
             match &mut state.phase {
-                Phase::Opening(waiting) if waiting.len() < self.settings.limits().mcp_queue_calls_max => {
+                Phase::Opening(waiting) if waiting.len() < self.settings.own.queue_calls => {
                     waiting.push(job);
                     return Ok(());
                 }
@@ -194,7 +194,7 @@ impl Talk {
         let room = Room { messages: limits.mcp_outlet_messages_max, bytes: limits.mcp_outlet_bytes_max };
         let ((to, answered), (out, mut news)) = (exchange(room), exchange(room));
         let conversation = server.open(&caller, initialize, to, out);
-        let start = Duration::from_millis(limits.mcp_start_ms_max + limits.mcp_queue_wait_ms_max);
+        let start = self.settings.own.start + self.settings.own.queue_wait;
         match timeout(start, self.opened(answered)).await {
             Ok(Ok(about)) => self.begin(&caller, conversation.clone(), about),
             Ok(Err(refused)) => return self.end(&refused),
@@ -246,7 +246,7 @@ impl Talk {
         let mut ended = conversation.ended();
         let mut is_news_open = true;
         loop {
-            let idle = Duration::from_millis(self.settings.limits().mcp_idle_ms_max);
+            let idle = self.settings.own.idle;
             let (idle_at, is_idle) = {
                 let state = self.state.lock();
                 let now = Instant::now();

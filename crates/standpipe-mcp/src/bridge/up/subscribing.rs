@@ -172,9 +172,12 @@ impl Session {
         let id = request.id_bytes().unwrap_or_default();
         let uri = match uri_of(request) {
             Ok(uri) => uri,
-            Err(fault) => return drop(to.send(fault.answer(Some(&id)))),
+            Err(fault) => {
+                let _gone = to.send(fault.answer(Some(&id)));
+                return;
+            }
         };
-        let max = self.settings.limits().mcp_subscriptions_per_stream_max;
+        let max = self.settings.own.subscriptions_per_stream;
         let then = {
             let mut state = self.state.lock();
             let subscribing = &mut state.subscribing;
@@ -268,7 +271,7 @@ impl Session {
             return;
         }
         let (session, stream) = (Arc::downgrade(self), Arc::downgrade(stream));
-        let wait = Duration::from_millis(self.settings.limits().mcp_call_ms_max);
+        let wait = self.settings.own.call;
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             if let (Some(session), Some(stream)) = (session.upgrade(), stream.upgrade())

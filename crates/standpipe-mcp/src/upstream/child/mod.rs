@@ -55,13 +55,14 @@ use self::slot::Slot;
 pub use self::spec::{ChildSpec, Mode, environment};
 use self::talk::{Over, OwnTalk, SharedTalk};
 use super::Era;
-use crate::fault::UPSTREAM_DOWN;
+use crate::bridge::{self, Down, Up};
 use crate::{Caller, Conversation, Fault, LegacyServer, Metrics, ModernServer, Outlet};
 
 /// All servers that are processes, and how they are started.
 pub struct Children {
     launcher: Arc<dyn Launcher>,
     places: Arc<Places>,
+    limits: LimitsHandle,
     metrics: Metrics,
     tasks: TaskTracker,
     servers: Mutex<Vec<std::sync::Weak<Core>>>,
@@ -76,8 +77,8 @@ impl fmt::Debug for Children {
 impl Children {
     /// Processes that `launcher` starts. It is not closed with them: others may start processes by it too.
     pub fn new(launcher: Arc<dyn Launcher>, limits: LimitsHandle, metrics: Metrics) -> Arc<Self> {
-        let places = Places::new(limits, metrics.clone());
-        Arc::new(Self { launcher, places, metrics, tasks: TaskTracker::new(), servers: Mutex::default() })
+        let places = Places::new(limits.clone(), metrics.clone());
+        Arc::new(Self { launcher, places, limits, metrics, tasks: TaskTracker::new(), servers: Mutex::default() })
     }
 
     /// A server. It is started when it is first needed, or now if it is eager, which takes a runtime.
@@ -92,7 +93,7 @@ impl Children {
             core.warm_up();
         }
         let shared = Slot::new(core.clone(), Role::Shared, None);
-        Arc::new(ChildServer(Arc::new(Native { core, shared, modern: Mutex::default() })))
+        ChildServer::new(Native { core, shared, modern: Mutex::default() }, self.limits.clone())
     }
 
     /// Ends all servers, as [`ChildServer::retire`] does, at the same time, and waits until nothing is left of them.
@@ -136,48 +137,70 @@ pub struct ServerStatus {
 }
 
 /// A server that is a process. It speaks one era by itself, and the other through a bridge.
-pub struct ChildServer(Arc<Native>);
+pub struct ChildServer(Arc<Eras>);
+
+/// The server in the era that it speaks, and bridges for clients of the other one.
+struct Eras {
+    native: Arc<Native>,
+    /// For modern clients of a legacy server.
+    down: Down,
+    /// For legacy clients of a modern server.
+    up: Up,
+}
 
 impl fmt::Debug for ChildServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChildServer({})", self.0.core.name)
+        write!(f, "ChildServer({})", self.0.native.core.name)
     }
 }
 
 impl ChildServer {
+    fn new(native: Native, limits: LimitsHandle) -> Arc<Self> {
+        let core = native.core.clone();
+        let native = Arc::new(native);
+        let settings = bridge::Settings {
+            server: core.name.clone(),
+            own: core.spec.limits,
+            limits,
+            metrics: core.metrics.clone(),
+        };
+        let (down, up) = (Down::new(native.clone(), settings.clone()), Up::new(native.clone(), settings));
+        Arc::new(Self(Arc::new(Eras { native, down, up })))
+    }
+
     /// As it is started.
     pub fn spec(&self) -> &ChildSpec {
-        &self.0.core.spec
+        &self.0.native.core.spec
     }
 
     /// Ends it: new calls are refused, those at work have `mcp_drain_ms`, then its processes end (spec mcp §4.4). Waits until nothing is
     /// left of them.
     pub async fn retire(&self) {
-        self.0.core.retire().await;
+        self.0.native.core.retire().await;
     }
 
     /// What it does.
     pub fn status(&self) -> ServerStatus {
-        self.0.status()
+        self.0.native.status()
     }
 }
 
 impl LegacyServer for ChildServer {
     fn open(&self, caller: &Caller, initialize: Message, to: Outlet, news: Outlet) -> Arc<dyn Conversation> {
-        let open = |native: &Native, era, caller: &Caller, initialize: Message, to: Outlet, news| match era {
-            Ok(Era::Legacy) => native.open(caller, initialize, to, news),
-            Ok(Era::Modern) => native.refuse(&bridgeless("legacy", &native.core.name), &initialize, &to),
-            Err(fault) => native.refuse(&fault, &initialize, &to),
+        let open = |eras: &Eras, era, caller: &Caller, initialize: Message, to: Outlet, news| match era {
+            Ok(Era::Legacy) => eras.native.open(caller, initialize, to, news),
+            Ok(Era::Modern) => eras.up.open(caller, initialize, to, news),
+            Err(fault) => eras.native.refuse(&fault, &initialize, &to),
         };
-        if let Some(era) = self.0.core.era() {
+        if let Some(era) = self.0.native.core.era() {
             return open(&self.0, Ok(era), caller, initialize, to, news);
         }
         let deferred = Deferred::new();
-        let (native, caller, opened) = (self.0.clone(), caller.clone(), Arc::downgrade(&deferred));
-        self.0.core.with_era(move |era| {
+        let (eras, caller, opened) = (self.0.clone(), caller.clone(), Arc::downgrade(&deferred));
+        self.0.native.core.with_era(move |era| {
             // A client that has left meanwhile needs nothing opened.
             if let Some(deferred) = opened.upgrade() {
-                deferred.set(open(&native, era, &caller, initialize, to, news));
+                deferred.set(open(&eras, era, &caller, initialize, to, news));
             }
         });
         deferred
@@ -186,20 +209,13 @@ impl LegacyServer for ChildServer {
 
 impl ModernServer for ChildServer {
     fn call(&self, caller: Caller, request: Message, to: Outlet) {
-        let native = self.0.clone();
-        self.0.core.with_era(move |era| match era {
-            Ok(Era::Modern) => native.call(caller, request, to),
-            Ok(Era::Legacy) => {
-                let _left = to.send(bridgeless("modern", &native.core.name).answer(request.id()));
-            }
+        let eras = self.0.clone();
+        self.0.native.core.with_era(move |era| match era {
+            Ok(Era::Modern) => eras.native.call(caller, request, to),
+            Ok(Era::Legacy) => eras.down.call(caller, request, to),
             Err(fault) => drop(to.send(fault.answer(request.id()))),
         });
     }
-}
-
-/// What a client is told that speaks another era than the server.
-fn bridgeless(era: &str, name: &str) -> Fault {
-    Fault::new(UPSTREAM_DOWN, format!("server {name} does not speak the {era} era of the protocol"))
 }
 
 /// The server in the era that its processes speak.
