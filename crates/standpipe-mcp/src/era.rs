@@ -4,7 +4,7 @@
 use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::json;
 use standpipe_wire::jsonrpc::Message;
 
 use crate::Fault;
@@ -94,7 +94,8 @@ impl<'m> Meta<'m> {
             return Err(missing(&format!("{META_VERSION:?}, a string")));
         };
         let Some(known) = MODERN.iter().copied().find(|known| *known == version) else {
-            return Err(unsupported(&version));
+            // No others: who is told of one must find it in `server/discover` too, which may be another server's answer.
+            return Err(unsupported(&version, MODERN));
         };
         match self.capabilities {
             Some(capabilities) if capabilities.get().starts_with('{') => Ok(known),
@@ -103,9 +104,8 @@ impl<'m> Meta<'m> {
     }
 }
 
-/// The refusal of a version that is not spoken here.
-pub fn unsupported(version: &str) -> Fault {
-    let supported: Vec<Value> = MODERN.iter().chain(LEGACY).map(|version| (*version).into()).collect();
+/// The refusal of a version that is not spoken here; these are.
+pub fn unsupported(version: &str, supported: &[&str]) -> Fault {
     let text = format!("protocol version {version:?} is not supported; use one of data.supported");
     Fault::new(UNSUPPORTED_VERSION, text).with_data(json!({ "supported": supported, "requested": version }))
 }

