@@ -22,7 +22,7 @@ pub use crate::dispatch::Dispatch;
 pub use crate::http::{HttpDoor, McpHttp};
 pub use crate::line::{LineDoor, page as line_commands};
 pub use crate::mcp::{Endpoints, Mcp, McpLines, McpPolicy};
-pub use crate::mcp::{TreeOptions, TreeServer, mcp_tools};
+pub use crate::mcp::{TreeOptions, TreeServer};
 pub use crate::pipe::{FolderSource, PipeDoor, Source, TreeSource};
 pub use crate::render::Render;
 pub use crate::resp::{RespDoor, Separator, page as resp_commands};

@@ -23,7 +23,7 @@ use standpipe_serve::{Peer, Session};
 pub use self::lines::McpLines;
 pub use self::policy::McpPolicy;
 pub(crate) use self::policy::host;
-pub use self::tree::{TreeOptions, TreeServer, page as mcp_tools};
+pub use self::tree::{TreeOptions, TreeServer};
 use crate::auth::{self, Credentials, Identified, Terms};
 use crate::http::SseSessions;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use standpipe_engine::{Database, Error, Identity, Snapshot};
 use standpipe_mcp::Fault;
 use standpipe_mcp::fault::INVALID_PARAMS;
-use standpipe_serve::Deadline;
+use standpipe_serve::{Class, Deadline};
 use standpipe_tree::{Children, Path};
 
 use super::Tree;
@@ -55,7 +55,7 @@ async fn find(tree: &Tree, request: &Request, typed: &str) -> Result<Found, Erro
     let prefix = percent_encoding::percent_decode_str(prefix).decode_utf8_lossy().into_owned();
     let at = above.clone();
     let job = move |snapshot: &Snapshot| found(&database, snapshot, &identity, &at, &prefix, deadline);
-    on_snapshot(request, snapshot, above, deadline, job).await
+    on_snapshot(request, snapshot, above, Class::Read, deadline, job).await
 }
 
 fn found(

@@ -70,7 +70,7 @@ pub(crate) async fn look(tree: &Tree, request: &Request, path: &Path, wanted: Wa
 pub(crate) async fn look_on(request: &Request, snapshot: Snapshot, path: &Path, wanted: Wanted) -> Result<Look, Error> {
     let deadline = request.deadline();
     let path = path.clone();
-    on_snapshot(request, snapshot, path.clone(), deadline, move |snapshot| {
+    on_snapshot(request, snapshot, path.clone(), Class::Bulk, deadline, move |snapshot| {
         let mut cursor = Timed::new(snapshot.cursor(&path), deadline);
         let exists = cursor.seek(&[])?.is_some();
         let value = value(&mut cursor, wanted)?;
@@ -80,7 +80,7 @@ pub(crate) async fn look_on(request: &Request, snapshot: Snapshot, path: &Path, 
     .await
 }
 
-/// Runs a job on a snapshot: here where there is little at `path`, on a worker where there is much.
+/// Runs a job on a snapshot: here where there is little at `path`; else on a worker, in the `class` of what is long.
 ///
 /// # Errors
 /// What the limits say, or the job.
@@ -88,12 +88,13 @@ pub(crate) async fn on_snapshot<T: Send + 'static>(
     request: &Request,
     snapshot: Snapshot,
     path: Path,
+    class: Class,
     deadline: Deadline,
     job: impl FnOnce(&Snapshot) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let session = request.session();
     let cost = cost(&snapshot, &path, session.limits().reply_chunk_bytes)?;
-    let class = if cost == Cost::Small { Class::Read } else { Class::Bulk };
+    let class = if cost == Cost::Small { Class::Read } else { class };
     run(session, class, cost, deadline, move || job(&snapshot)).await
 }
 

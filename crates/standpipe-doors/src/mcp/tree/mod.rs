@@ -34,7 +34,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::request::{Legacy, Request};
 use self::subscriptions::Seats;
-pub use self::tools::page;
 use crate::Dispatch;
 
 /// A call that is at work. At shutdown it is waited for, until the drain time is over.

@@ -9,7 +9,7 @@ use serde_json::json;
 use standpipe_engine::{Database, Error, ErrorKind, Identity, Snapshot};
 use standpipe_mcp::Fault;
 use standpipe_mcp::fault::{DENIED, INVALID_PARAMS, RESOURCE_NOT_FOUND, TOO_LARGE};
-use standpipe_serve::Deadline;
+use standpipe_serve::{Class, Deadline};
 use standpipe_tree::{Children, DEPTH_MAX, Path};
 
 use super::Tree;
@@ -68,7 +68,7 @@ async fn page(tree: &Tree, request: &Request, after: Option<String>) -> Result<P
     let snapshot = database.snapshot().await?;
     let (deadline, identity) = (request.deadline(), request.identity().clone());
     let job = move |snapshot: &Snapshot| readable(&database, snapshot, &identity, after.as_deref(), deadline);
-    on_snapshot(request, snapshot, Path::root(), deadline, job).await
+    on_snapshot(request, snapshot, Path::root(), Class::Read, deadline, job).await
 }
 
 fn readable(

@@ -301,6 +301,8 @@ async fn arguments_are_checked() {
     assert_eq!(error["limit"], 10_485_760);
     let deep = (0..40).fold(json!(1), |inner, _| json!({ "d": inner }));
     check("tree_set", json!({ "path": "a", "value": deep }), "invalid_value").await;
+    let deeper = (0..120).fold(json!(1), |inner, _| json!([inner]));
+    check("tree_set", json!({ "path": "a", "value": deeper }), "invalid_value").await;
     got(&bench, "tree_get", json!({ "path": "a" }), json!({ "exists": false })).await;
     bench.end().await;
 }
@@ -513,4 +515,56 @@ fn text_is_cut_in_characters() {
     let text = result["result"]["content"][0]["text"].as_str().unwrap();
     assert_eq!(text.chars().count(), 4_000);
     assert!(text.ends_with("[note]") && text.contains("10002 bytes"), "{}", &text[text.len() - 100..]);
+}
+
+/// The page shows the tools as they are; `STANDPIPE_UPDATE_DOCS=1` writes them anew.
+#[test]
+fn the_page_shows_the_tools() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/mcp.md");
+    let there = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = there.split_once("<!-- tools: ").expect("the page has the mark");
+    let (mark, rest) = rest.split_once('\n').expect("the mark is a line");
+    let (_, after) = rest.split_once("<!-- end -->").expect("the part has an end");
+    let made = format!("{before}<!-- tools: {mark}\n{}<!-- end -->{after}", page());
+    if std::env::var_os("STANDPIPE_UPDATE_DOCS").is_some() {
+        std::fs::write(&file, &made).unwrap();
+    } else {
+        assert!(there == made, "docs/mcp.md is not what the table of tools says: run with STANDPIPE_UPDATE_DOCS=1");
+    }
+}
+
+/// The tools as a table in Markdown, for `docs/mcp.md`: name, arguments, result, hints, and what it is for.
+fn page() -> String {
+    let mut page = "| tool | arguments | result | hints |\n|---|---|---|---|\n".to_owned();
+    for tool in TOOLS {
+        let tools::Hints { read_only, destructive, idempotent, open_world } = tool.hints;
+        let hints = [
+            (read_only, "reads"),
+            (destructive, "destroys"),
+            (idempotent, "may be repeated"),
+            (open_world, "open world"),
+        ];
+        let hints: Vec<_> = hints.iter().filter(|(has, _)| *has).map(|(_, hint)| *hint).collect();
+        let [arguments, result] = [(tool.input)(), (tool.output)()].map(|schema| members(&schema));
+        page += &format!("| `{}` | {arguments} | {result} | {} |\n", tool.name, hints.join(", "));
+    }
+    for tool in TOOLS {
+        page += &format!("\n**`{}`** ({}): {}\n", tool.name, tool.scope, tool.description);
+    }
+    page + "\n"
+}
+
+/// The members of a schema, those that must be there in bold.
+fn members(schema: &serde_json::Map<String, Value>) -> String {
+    let Some(properties) = schema.get("properties").and_then(|properties| properties.as_object()) else {
+        return String::new();
+    };
+    let is_required = |name: &str| {
+        schema
+            .get("required")
+            .and_then(|names| names.as_array())
+            .is_some_and(|names| names.iter().any(|one| one == name))
+    };
+    let member = |name: &String| if is_required(name) { format!("**`{name}`**") } else { format!("`{name}`") };
+    properties.keys().map(member).collect::<Vec<_>>().join(", ")
 }

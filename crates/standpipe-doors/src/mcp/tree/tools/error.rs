@@ -123,8 +123,11 @@ impl From<ParseError> for ToolError {
             ParseError::StringTooLong { max, .. } => {
                 Self::new(Code::TooLarge, what, "Split the string").with("limit", max as u64)
             }
-            ParseError::NotAnObject | ParseError::Syntax => {
-                Self::new(Code::InvalidArgument, what, "Look at the tool's input schema")
+            ParseError::NotAnObject => Self::new(Code::InvalidArgument, what, "Look at the tool's input schema"),
+            // The arguments have been read as JSON, so that this is left: too many levels, or text that is no Unicode.
+            ParseError::Syntax => {
+                let what = "the value is nested too deeply, or has text that is not Unicode";
+                Self::new(Code::InvalidValue, what, "At most 32 levels can be stored; change the value")
             }
             ParseError::Path { .. } | ParseError::Overlap { .. } => {
                 Self::new(Code::InvalidPath, what, "Name each place once, by a path relative to the first one")

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use standpipe_engine::{Error, Snapshot};
-use standpipe_serve::Deadline;
+use standpipe_serve::{Class, Deadline};
 use standpipe_tree::{Children, Leaf, Path, RowCursor as _};
 
 use super::super::look::{Timed, on_snapshot};
@@ -95,7 +95,7 @@ async fn list(call: Call<'_>) -> Result<Outcome, ToolError> {
     database.check_read(&snapshot, call.request.identity(), &path, None)?;
     let (deadline, at) = (call.request.deadline(), path.clone());
     let job = move |snapshot: &Snapshot| listing(snapshot, &at, arguments.after.as_deref(), limit, deadline);
-    Ok(Outcome::of(&on_snapshot(call.request, snapshot, path, deadline, job).await?))
+    Ok(Outcome::of(&on_snapshot(call.request, snapshot, path, Class::Read, deadline, job).await?))
 }
 
 fn listing(

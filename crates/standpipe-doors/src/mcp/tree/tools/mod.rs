@@ -194,42 +194,6 @@ pub(crate) fn listed(tool: &Tool) -> Listed {
         .with_annotations(hints)
 }
 
-/// The tools as a table in Markdown, for `docs/mcp.md`: name, arguments, result, hints, and what it is for.
-pub fn page() -> String {
-    let mut page = "| tool | arguments | result | hints |\n|---|---|---|---|\n".to_owned();
-    for tool in TOOLS {
-        let Hints { read_only, destructive, idempotent, open_world } = tool.hints;
-        let hints = [
-            (read_only, "reads"),
-            (destructive, "destroys"),
-            (idempotent, "may be repeated"),
-            (open_world, "open world"),
-        ];
-        let hints: Vec<_> = hints.iter().filter(|(has, _)| *has).map(|(_, hint)| *hint).collect();
-        let [arguments, result] = [(tool.input)(), (tool.output)()].map(|schema| members(&schema));
-        page += &format!("| `{}` | {arguments} | {result} | {} |\n", tool.name, hints.join(", "));
-    }
-    for tool in TOOLS {
-        page += &format!("\n**`{}`** ({}): {}\n", tool.name, tool.scope, tool.description);
-    }
-    page + "\n"
-}
-
-/// The members of a schema, those that must be there in bold.
-fn members(schema: &JsonObject) -> String {
-    let Some(properties) = schema.get("properties").and_then(|properties| properties.as_object()) else {
-        return String::new();
-    };
-    let is_required = |name: &str| {
-        schema
-            .get("required")
-            .and_then(|names| names.as_array())
-            .is_some_and(|names| names.iter().any(|one| one == name))
-    };
-    let member = |name: &String| if is_required(name) { format!("**`{name}`**") } else { format!("`{name}`") };
-    properties.keys().map(member).collect::<Vec<_>>().join(", ")
-}
-
 /// The parameters of `tools/call`.
 #[derive(Deserialize)]
 struct Params<'a> {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use standpipe_engine::{Error, ErrorKind, Snapshot, query_keys};
-use standpipe_serve::Deadline;
+use standpipe_serve::{Class, Deadline};
 use standpipe_tree::{DEPTH_MAX, Path, Query, parse_rest};
 
 use super::super::look::{Timed, Wanted, on_snapshot, value};
@@ -104,7 +104,7 @@ async fn select(call: Call<'_>) -> Result<Outcome, ToolError> {
     let children_max = database.config().query_children_max;
     let (deadline, at) = (call.request.deadline(), path.clone());
     let job = move |snapshot: &Snapshot| selected(snapshot, &at, &query, children_max, deadline);
-    match on_snapshot(call.request, snapshot, path, deadline, job).await {
+    match on_snapshot(call.request, snapshot, path, Class::Bulk, deadline, job).await {
         Ok(selected) => Ok(Outcome::of(&selected)),
         Err(error) if error.kind() == ErrorKind::TooLarge => {
             Err(ToolError::from(error).with("limit", children_max as u64))

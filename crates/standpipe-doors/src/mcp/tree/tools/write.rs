@@ -275,7 +275,7 @@ async fn etag_now(call: &Call<'_>, path: &Path) -> Result<String, Error> {
     let snapshot = database.snapshot().await?;
     database.check_read(&snapshot, call.request.identity(), path, None)?;
     let (deadline, at) = (call.request.deadline(), path.clone());
-    on_snapshot(call.request, snapshot, path.clone(), deadline, move |snapshot| {
+    on_snapshot(call.request, snapshot, path.clone(), Class::Bulk, deadline, move |snapshot| {
         etag(&mut Timed::new(snapshot.cursor(&at), deadline))
     })
     .await
@@ -292,7 +292,7 @@ async fn etag_since(call: &Call<'_>, path: &Path, rev: u64) -> Option<String> {
         // An etag of what somebody else has written would let the caller overwrite it unseen.
         _ => Ok(None),
     };
-    on_snapshot(call.request, snapshot, path.clone(), deadline, job).await.ok().flatten()
+    on_snapshot(call.request, snapshot, path.clone(), Class::Bulk, deadline, job).await.ok().flatten()
 }
 
 /// The etag of the one value that was written.
