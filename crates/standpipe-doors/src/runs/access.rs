@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::header::{self, HeaderMap};
 use serde_json::{Value, json};
 use standpipe_engine::{Database, Error, ErrorKind, Identity};
 use standpipe_runs::{Name, ParamType, RunId, RunRecord, Runs};
@@ -157,6 +158,12 @@ fn has_scope(identity: &Identity, wanted: &str) -> bool {
     scope.is_some_and(|scope| scope.split_ascii_whitespace().any(|have| have == wanted))
 }
 
+/// Did a proxy pass it on? Then the peer on this machine is not who asks.
+pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
+    let told = [header::FORWARDED.as_str(), header::VIA.as_str(), "x-forwarded-for", "x-real-ip"];
+    told.iter().any(|name| headers.contains_key(*name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +178,15 @@ mod tests {
         check(json!(["jobs:run"]), false);
         check(json!(""), false);
         assert!(!has_scope(&Identity::Anonymous, "jobs:run"));
+    }
+
+    #[test]
+    fn a_proxy_is_not_who_asks() {
+        let header =
+            |name: &str| HeaderMap::from_iter([(name.parse().unwrap(), header::HeaderValue::from_static("x"))]);
+        assert!(!is_forwarded(&header("host")));
+        for name in ["forwarded", "Via", "X-Forwarded-For", "x-real-ip"] {
+            assert!(is_forwarded(&header(name)), "{name}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use standpipe_engine::{Error, ErrorKind};
 use standpipe_runs::{Name, RunRecord};
 
-pub(crate) use self::access::Access;
+pub(crate) use self::access::{Access, is_forwarded};
 pub(crate) use self::request::{JobParams, RetryRequest, StartRequest, StopRequest, duration};
 
 /// A run, as its value in the tree tells it, and its id.

@@ -15,7 +15,7 @@ pub(crate) struct McpArgs {
     #[command(subcommand)]
     pub(crate) command: Option<McpCommand>,
     #[command(flatten)]
-    pub(crate) board: Option<McpBoardArgs>,
+    pub(crate) board: McpBoardArgs,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -74,8 +74,9 @@ Examples:
 #[derive(Args, Clone, Debug)]
 pub(crate) struct McpBoardArgs {
     /// The server; its tree is at /mcp
+    // A group that holds another one is never found to be given as a whole: so it is this that says whether it is meant.
     #[arg(long, value_name = "URL")]
-    pub(crate) url: String,
+    pub(crate) url: Option<String>,
     #[command(flatten)]
     pub(crate) credential: McpCredentialArgs,
 }

@@ -28,15 +28,16 @@ pub(crate) fn run(arguments: &McpArgs, verbosity: Verbosity) -> Result<Exit> {
         return gateway::run(arguments, verbosity);
     }
     logging::start(LevelFilter::WARN, verbosity.steps(), LogFormat::Human)?;
-    match (&arguments.command, &arguments.board) {
+    let board = &arguments.board;
+    match (&arguments.command, &board.url) {
         (Some(McpCommand::Stdio(arguments)), _) => stdio::run(arguments),
         (Some(McpCommand::Connect(arguments)), _) => connect::run(arguments),
         (Some(McpCommand::Gateway(arguments)), _) => gateway::run(arguments, verbosity),
         (Some(McpCommand::Status(arguments)), _) => status::run(arguments),
         (Some(McpCommand::Replay(arguments)), _) => replay::run(arguments),
         (Some(McpCommand::ExportHar(arguments)), _) => export_har::run(arguments),
-        (None, Some(board)) => {
-            let url = format!("{}/mcp", board.url.trim_end_matches('/'));
+        (None, Some(url)) => {
+            let url = format!("{}/mcp", url.trim_end_matches('/'));
             connect::run(&McpConnectArgs { url, header: Vec::new(), credential: board.credential.clone() })
         }
         (None, None) => Err(Failure::usage("which server?").help("standpipe mcp --url http://127.0.0.1:9000")),

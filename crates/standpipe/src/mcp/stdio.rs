@@ -11,6 +11,7 @@ use standpipe_serve::Limits;
 use super::{connect, pipes};
 use crate::cli::McpStdioArgs;
 use crate::exit::{Exit, Result};
+use crate::jobs;
 use crate::node::{open_runs, stop_at_once, with_limits};
 
 /// Runs the command.
@@ -40,9 +41,10 @@ fn folder(dir: &Path, read_only: bool) -> Result<Exit> {
     let secret = standpipe_engine::random_token();
     let authority = Authority { admin_token: Some(secret.clone()), ..Authority::default() };
     let credentials = Credentials::new(authority, core.limits());
-    let options = TreeOptions { read_only, ..TreeOptions::default() };
+    let metrics = Metrics::default();
+    let options = TreeOptions { read_only, env: jobs::environment(), metrics: metrics.clone() };
     let tree = TreeServer::new(Dispatch::new(engine.clone()), runs.clone(), options, core.shutdown().clone());
-    let mcp = pipes::only(Arc::new(tree), credentials, Metrics::default());
+    let mcp = pipes::only(Arc::new(tree), credentials, metrics);
     let exit = pipes::serve(core, mcp, Some(secret), || async move {
         if let Some(runs) = runs {
             runs.close().await;

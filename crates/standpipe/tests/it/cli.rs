@@ -88,7 +88,7 @@ impl Cli {
     }
 
     /// Runs a shell script; gives its stdout.
-    fn sh(&self, script: &str) -> String {
+    pub(crate) fn sh(&self, script: &str) -> String {
         let output = self.command("sh").args(["-euc", script]).output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{script}\n{}\n{told}", output.status);

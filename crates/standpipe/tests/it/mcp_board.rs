@@ -64,29 +64,42 @@ fn story(era: &str, command: impl FnOnce(&str) -> Vec<String>) {
     quiet(server, &[]);
 }
 
-/// As typed in the story: the first to claim gets it, the others get 412, and who comes back sees what they missed.
+/// As typed in the page: the first to claim gets it, the others get 412, and who comes back sees what they missed.
 fn since_last(server: &Server, cli: &Cli) {
-    let target = "/board/claims/issue-42.json";
-    let claim = |name: &str| {
-        let got = request(server.addr(), "PUT", target, &[("if-match", "null_etag")], format!("{name:?}").as_bytes());
-        got.unwrap().status
-    };
-    assert_eq!([claim("agent-7"), claim("agent-8"), claim("agent-7")], [200, 412, 412]);
+    let typed = line("curl -X PUT").replace("http://127.0.0.1:9000", server.url().trim_end_matches('/'));
+    let asked = typed.replacen("curl", "curl -s -o /dev/null -w '%{http_code}'", 1);
+    let claim = |name: &str| cli.sh(&asked.replace("agent-7", name));
+    assert_eq!(["agent-7", "agent-8", "agent-7"].map(claim), ["200", "412", "412"]);
     let human = cli.watch(&["/board", "--since", "last"]);
     let told = human.json();
     assert_eq!((&told["path"], &told["data"]), (&json!("/claims/issue-42"), &json!("agent-7")));
 }
 
+/// The line of the page that begins so, without its comment.
+fn line(beginning: &str) -> String {
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let line = page.lines().find(|line| line.starts_with(beginning)).expect("the page has it");
+    line.split("  #").next().unwrap().trim_end().to_owned()
+}
+
+/// What the page has an editor start for an agent, with the program under test and this server.
+fn editors_command(url: &str) -> Vec<String> {
+    let line = line("claude mcp add board -- ");
+    let (_, command) = line.split_once(" -- ").unwrap();
+    let mut words: Vec<_> = command.replace("http://127.0.0.1:9000", url).split(' ').map(str::to_owned).collect();
+    assert_eq!(words[0], "standpipe");
+    words[0] = binary().display().to_string();
+    words
+}
+
 #[test]
 fn agents_over_their_editors_command_in_the_modern_era() {
-    let program = binary().display().to_string();
-    story("auto", |url| vec![program, "mcp".into(), "--url".into(), url.into()]);
+    story("auto", editors_command);
 }
 
 #[test]
 fn agents_over_their_editors_command_in_the_legacy_era() {
-    let program = binary().display().to_string();
-    story("legacy", |url| vec![program, "mcp".into(), "--url".into(), url.into()]);
+    story("legacy", editors_command);
 }
 
 #[test]
@@ -165,19 +178,4 @@ fn the_rules_make_the_recipe_a_law() {
     write(server.addr(), "PUT", "/board/claims/c.json?access_token=owner", "\"ghost\"");
     check(bob, "PUT", "claims/c", json!("bob"), true);
     quiet(server, &[]);
-}
-
-/// What the page tells agents and people to type is what these tests type.
-#[test]
-fn the_page_says_what_is_tested() {
-    let page = std::fs::read_to_string(PAGE).unwrap();
-    for part in [
-        "claude mcp add board -- standpipe mcp --url http://127.0.0.1:9000",
-        "standpipe watch /board --since last",
-        "curl -X PUT -H 'if-match: null_etag' -d '\"agent-7\"' http://127.0.0.1:9000/board/claims/issue-42.json",
-        "--if-match null_etag --while-connected",
-    ] {
-        assert!(page.contains(part), "{part}");
-    }
-    write(dev().addr(), "PUT", "/.settings/rules.json", &rules());
 }

@@ -28,7 +28,7 @@ use super::params::decode;
 use super::route::{Act, Place};
 use super::{Answer, error_answer, not_allowed, request_deadline};
 use crate::dispatch::Dispatch;
-use crate::runs::{Access, JobParams, RetryRequest, StartRequest, StopRequest, duration, no_job, told};
+use crate::runs::{Access, JobParams, RetryRequest, StartRequest, StopRequest, duration, is_forwarded, no_job, told};
 
 pub(super) use self::metrics::Figures;
 pub(super) use self::openapi::answer as openapi;
@@ -82,7 +82,7 @@ impl Call<'_> {
         if *method != Method::GET {
             origin::same_origin(self.parts)?;
         }
-        let access = Access::of(self.dispatch, &self.identity, self.operator && !origin::is_forwarded(self.parts))?;
+        let access = Access::of(self.dispatch, &self.identity, self.operator && !is_forwarded(&self.parts.headers))?;
         match (place, method) {
             (Place::List, &Method::GET) => self.list(&access),
             (Place::List, &Method::POST) => self.start(&access, body).await,

@@ -1,15 +1,7 @@
-//! Whether a request about runs comes from who it seems to come from: a page of another origin, or a proxy on this machine, brings what
-//! lets its user in.
+//! Whether a request about runs comes from who it seems to come from: a page of another origin brings what lets its user in.
 
-use http::header;
 use http::request::Parts;
 use standpipe_engine::{Error, ErrorKind};
-
-/// Did a proxy pass it on? Then the peer on this machine is not who asks.
-pub(super) fn is_forwarded(parts: &Parts) -> bool {
-    let told = [header::FORWARDED.as_str(), header::VIA.as_str(), "x-forwarded-for", "x-real-ip"];
-    told.iter().any(|name| parts.headers.contains_key(*name))
-}
 
 /// Refuses what a page of another origin asks for: a browser sends it with whatever lets its user in.
 ///
@@ -66,13 +58,5 @@ mod tests {
         check(&[("sec-fetch-site", "cross-site")], false);
         check(&[("sec-fetch-site", "same-origin")], true);
         assert!(same_origin(&parts(&[("origin", "http://a")])).is_err());
-    }
-
-    #[test]
-    fn a_proxy_is_not_who_asks() {
-        assert!(!is_forwarded(&parts(&[("host", "a")])));
-        for name in ["forwarded", "Via", "X-Forwarded-For", "x-real-ip"] {
-            assert!(is_forwarded(&parts(&[(name, "x")])), "{name}");
-        }
     }
 }

@@ -138,6 +138,7 @@ async fn follow(tree: &Tree, request: &Request, meta: &Meta<'_>, watching: &mut 
             news = watching.next() => news?,
             () = request.to.gone() => return Ok(()),
             () = request.session().closing() => return Ok(()),
+            () = tree.shutdown.stopping() => return Ok(()),
         };
         let News::Changed(subjects) = news else { return Ok(()) };
         if tell(tree, &subjects, meta, &request.to).is_err() {

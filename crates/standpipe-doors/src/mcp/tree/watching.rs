@@ -135,9 +135,9 @@ impl Watching {
         })
     }
 
-    /// How many subjects are watched.
+    /// How many subjects are watched, beside the list of them.
     pub(super) fn len(&self) -> usize {
-        self.subjects.len()
+        self.subjects.keys().filter(|subject| **subject != Subject::Listing).count()
     }
 
     /// Whether it is watched.
@@ -240,7 +240,9 @@ impl Watching {
 
     /// Waits until there may be something to look at.
     async fn moved(&mut self) {
-        if !self.changed.is_empty() || self.judged.0.is_over() {
+        let over = self.judged.0.is_over();
+        // With nothing left to lose, only a newer credential is of interest.
+        if !self.changed.is_empty() || (over && !self.subjects.is_empty()) {
             return;
         }
         let (standing, rules) = (&self.judged.0, &self.judged.1);
@@ -254,7 +256,7 @@ impl Watching {
             Some(subject) = outputs => drop(self.changed.insert(subject)),
             () = differs(&mut self.rules, rules) => {}
             () = differs(&mut self.standing, standing) => {}
-            () = standing.expired() => {}
+            () = standing.expired(), if !over => {}
         }
     }
 

@@ -181,6 +181,10 @@ async fn who_may_do_what() {
         code(&bench, &ann, "run_start", json!({ "pipeline": "[task.a]\nrun = 'true'" })).await,
         "permission_denied"
     );
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-forwarded-for", http::HeaderValue::from_static("192.0.2.1"));
+    let forwarded = Caller { operator: true, headers: Some(headers.into()), ..ann.clone() };
+    assert_eq!(code(&bench, &forwarded, "run_start", command).await, "permission_denied", "a proxy is no operator");
     assert_eq!(code(&bench, &bob, "run_start", job.clone()).await, "permission_denied");
     assert_eq!(
         code(&bench, &ann, "run_start", json!({ "pipeline": "greet", "args": { "who": "eve" } })).await,

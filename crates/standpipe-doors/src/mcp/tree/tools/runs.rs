@@ -18,7 +18,7 @@ use super::super::{Tree, tasks};
 use super::get::within;
 use super::{Call, Code, Hints, Needs, Outcome, Tool, ToolError, schema_of, whole};
 use crate::dispatch::run;
-use crate::runs::{Access, StartRequest, told};
+use crate::runs::{Access, StartRequest, is_forwarded, told};
 
 /// How long an answer waits for the tree to tell of a run that was started. A tree that can't be written then tells later.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
@@ -268,7 +268,9 @@ struct ListedRun {
 
 /// What the caller may do with runs.
 pub(crate) fn access<'r>(tree: &Tree, request: &'r Request) -> Result<Access<'r>, Error> {
-    Access::of(&tree.dispatch, request.identity(), request.caller.operator)
+    let caller = &request.caller;
+    let forwarded = caller.headers.as_ref().is_some_and(|headers| is_forwarded(headers));
+    Access::of(&tree.dispatch, request.identity(), caller.operator && !forwarded)
 }
 
 /// The runs of the server.

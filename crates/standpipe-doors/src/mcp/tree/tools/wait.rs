@@ -140,7 +140,8 @@ async fn changed(call: &Call<'_>, path: &Path, known: Option<&str>, until: Insta
                 () = standing.expired() => {
                     return Err(Error::new(ErrorKind::Unauthenticated, "the credential has expired; get another one"));
                 }
-                () = request.session().closing() => return Err(Error::unavailable("the server is shutting down")),
+                () = request.session().closing() => return Err(stopping()),
+                () = tree.shutdown.stopping() => return Err(stopping()),
             }
             if !matches!(watch.read(EVENTS_MAX), WatchRead::Events(events) if events.is_empty()) {
                 break;
@@ -153,4 +154,8 @@ async fn changed(call: &Call<'_>, path: &Path, known: Option<&str>, until: Insta
         }
     }
     Ok((true, seen))
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the server is shutting down")
 }
