@@ -4,5 +4,7 @@ mod auth;
 mod bench;
 mod h2;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod measure;
 mod rules;
 mod sessions;
