@@ -78,7 +78,7 @@ fn which_era_a_message_is_of() {
                 400,
                 -32_022,
             ),
-            ("a modern header alone", post("/mcp", &with("mcp-protocol-version: 2026-07-28\r\n"), PING), 400, -32_020),
+            ("a modern header alone", post("/mcp", &with("mcp-protocol-version: 2026-07-28\r\n"), PING), 400, -32_602),
             ("neither", post("/mcp", "", PING), 400, -32_600),
             ("no session", post("/mcp", "mcp-session-id: 00\r\n", PING), 404, 4_040),
             ("no text for a session", post("/mcp", "mcp-session-id: \u{e9}\r\n", PING), 404, 4_040),
