@@ -128,7 +128,13 @@ impl Gateway {
                 None => changes.added.push(entry.name.clone()),
             }
             let name = entry.name.clone();
-            after.push(self.make(entry).await.map_err(|why| format!("server {name:?}: {why}"))?);
+            match self.make(entry).await {
+                Ok(running) => after.push(running),
+                Err(why) => {
+                    self.forget(&before, after);
+                    return Err(format!("server {name:?}: {why}"));
+                }
+            }
         }
         let is_kept = |old: &Running| after.iter().any(|new| Arc::ptr_eq(&new.server, &old.server));
         let (_, ended): (Vec<_>, Vec<_>) = before.into_iter().partition(is_kept);
@@ -148,6 +154,15 @@ impl Gateway {
             join_all(ended.iter().map(|old| old.backend.retire())).await;
         });
         Ok(changes)
+    }
+
+    /// Ends what was made for nothing: it may have been started already.
+    fn forget(&self, before: &[Running], made: Vec<Running>) {
+        let is_old = |made: &Running| before.iter().any(|old| Arc::ptr_eq(&old.server, &made.server));
+        let made: Vec<Running> = made.into_iter().filter(|made| !is_old(made)).collect();
+        self.leaving.spawn(async move {
+            join_all(made.iter().map(|made| made.backend.retire())).await;
+        });
     }
 
     /// A server as its entry says; it is not started yet, unless it wants to be.
