@@ -13,8 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{Filter, Joined, Member, ServerEntry, Set, Upstream};
 use crate::meter::Meter;
-use crate::upstream::ServerLimits;
 use crate::upstream::child::{ChildServer, ChildSpec, Children, environment};
+use crate::upstream::remote::{Remote, RemoteSpec};
+use crate::upstream::{Era, ServerLimits};
 use crate::{Hook, Layered, Metrics, Server};
 
 /// The name under which joined servers are counted and scoped; no server can have it.
@@ -64,20 +65,23 @@ struct Running {
 #[derive(Clone, Debug)]
 enum Backend {
     Child(Arc<ChildServer>),
+    Remote(Arc<Remote>),
 }
 
 impl Backend {
     async fn retire(&self) {
         match self {
             Self::Child(child) => child.retire().await,
+            // Nothing runs here for it; its sessions end with their clients.
+            Self::Remote(_) => {}
         }
     }
 
     fn status(&self) -> Value {
-        let status = match self {
-            Self::Child(child) => serde_json::to_value(child.status()),
-        };
-        status.expect("a status is plain values")
+        match self {
+            Self::Child(child) => serde_json::to_value(child.status()).expect("a status is plain values"),
+            Self::Remote(remote) => json!({ "state": "remote", "era": remote.era().map(Era::as_str) }),
+        }
     }
 }
 
@@ -190,7 +194,11 @@ impl Gateway {
                 });
                 (Backend::Child(child.clone()), child)
             }
-            Upstream::Url { .. } => return Err("a server at a url is not built yet".into()),
+            Upstream::Url { url, headers } => {
+                let spec = RemoteSpec { era: entry.era, limits, ..RemoteSpec::new(&entry.name, url, headers)? };
+                let remote = Remote::new(spec, self.parts.limits.clone(), metrics.clone())?;
+                (Backend::Remote(remote.clone()), remote)
+            }
         };
         let server = Arc::new(Layered::new(server, hooks));
         Ok(Running { entry, backend, server })
