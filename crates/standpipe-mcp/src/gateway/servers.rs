@@ -12,6 +12,7 @@ use standpipe_serve::LimitsHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{Filter, Joined, Member, ServerEntry, Set, Upstream};
+use crate::bridge::{Pair, Settings};
 use crate::meter::Meter;
 use crate::upstream::child::{ChildServer, ChildSpec, Children, environment};
 use crate::upstream::remote::{Remote, RemoteSpec};
@@ -108,7 +109,9 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let set = Arc::new(Set::default());
         let joined = Joined::new(set.clone(), parts.limits.clone());
-        let joined = Arc::new(Layered::new(Arc::new(joined), vec![Meter::new(&parts.metrics, ALL)]));
+        let settings = Settings { server: ALL.into(), limits: parts.limits.clone(), metrics: parts.metrics.clone() };
+        let pair = Arc::new(Pair::of_modern(Arc::new(joined), settings));
+        let joined = Arc::new(Layered::new(pair, vec![Meter::new(&parts.metrics, ALL)]));
         let (running, leaving) = (Mutex::default(), TaskTracker::new());
         Arc::new(Self { parts, set, joined, running, leaving })
     }

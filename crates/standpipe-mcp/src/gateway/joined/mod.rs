@@ -12,7 +12,6 @@ mod set;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -27,8 +26,8 @@ use super::filter::{unknown_tool, with_text};
 use super::list;
 use crate::era::{META_SERVER, MODERN};
 use crate::exchange::{Closed, Relay};
-use crate::fault::{INTERNAL, INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_VERSION};
-use crate::{Caller, Conversation, Fault, LegacyServer, ModernServer, Outlet};
+use crate::fault::{INTERNAL, INVALID_PARAMS, METHOD_NOT_FOUND};
+use crate::{Caller, Fault, ModernServer, Outlet};
 
 /// Names the servers that are missing in a list, in its `_meta`.
 const META_UNAVAILABLE: &str = "dev.standpipe/unavailable";
@@ -228,28 +227,6 @@ impl ModernServer for Joined {
                 }
             },
         }
-    }
-}
-
-impl LegacyServer for Joined {
-    fn open(&self, _: &Caller, initialize: Message, to: Outlet, _: Outlet) -> Arc<dyn Conversation> {
-        let text = "joined servers speak 2026-07-28 only: send server/discover, or use one server at /mcp/s/<name>";
-        answer(&initialize, &to, &Fault::new(UNSUPPORTED_VERSION, text).with_data(json!({ "supported": MODERN })));
-        Arc::new(NoSession)
-    }
-}
-
-/// A session that never was.
-#[derive(Debug)]
-struct NoSession;
-
-impl Conversation for NoSession {
-    fn call(&self, _: &Caller, _: Message, _: Outlet) {}
-
-    fn tell(&self, _: &Caller, _: Message) {}
-
-    fn ended(&self) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
     }
 }
 
