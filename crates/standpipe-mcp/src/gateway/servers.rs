@@ -109,7 +109,12 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let set = Arc::new(Set::default());
         let joined = Joined::new(set.clone(), parts.limits.clone());
-        let settings = Settings { server: ALL.into(), limits: parts.limits.clone(), metrics: parts.metrics.clone() };
+        let settings = Settings {
+            server: ALL.into(),
+            limits: parts.limits.clone(),
+            metrics: parts.metrics.clone(),
+            own: ServerLimits::from(&**parts.limits.load()),
+        };
         let pair = Arc::new(Pair::of_modern(Arc::new(joined), settings));
         let joined = Arc::new(Layered::new(pair, vec![Meter::new(&parts.metrics, ALL)]));
         let (running, leaving) = (Mutex::default(), TaskTracker::new());
