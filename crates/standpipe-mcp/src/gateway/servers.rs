@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{Filter, Joined, Member, ServerEntry, Set, Upstream};
 use crate::bridge::{Pair, Settings};
+use crate::intercept::{Intercept, Rules};
 use crate::meter::Meter;
+use crate::tape::{MaskConfig, Masks, Recorder, Tapes};
 use crate::upstream::child::{ChildServer, ChildSpec, Children, environment};
 use crate::upstream::remote::{Remote, RemoteSpec};
 use crate::upstream::{Era, ServerLimits};
@@ -50,6 +52,7 @@ pub struct Gateway {
     parts: Parts,
     set: Arc<Set>,
     joined: Arc<dyn Server>,
+    tapes: Tapes,
     running: Mutex<Vec<Running>>,
     /// Servers that have been removed and are not gone yet.
     leaving: TaskTracker,
@@ -60,6 +63,7 @@ pub struct Gateway {
 struct Running {
     entry: ServerEntry,
     backend: Backend,
+    intercept: Arc<Intercept>,
     server: Arc<dyn Server>,
 }
 
@@ -95,11 +99,17 @@ pub struct Changes {
     pub replaced: Vec<String>,
     /// Those that have no entry any more.
     pub removed: Vec<String>,
+    /// Those of whose entry only the rules have changed: they go on as they are, under the new rules.
+    pub ruled: Vec<String>,
 }
 
 impl Changes {
     /// Whether everything stayed as it was.
     pub fn is_none(&self) -> bool {
+        self.are_servers_same() && self.ruled.is_empty()
+    }
+
+    fn are_servers_same(&self) -> bool {
         self.added.is_empty() && self.replaced.is_empty() && self.removed.is_empty()
     }
 }
@@ -117,8 +127,9 @@ impl Gateway {
         };
         let pair = Arc::new(Pair::of_modern(Arc::new(joined), settings));
         let joined = Arc::new(Layered::new(pair, vec![Meter::new(&parts.metrics, ALL)]));
+        let tapes = Tapes::new(parts.streams.clone(), parts.limits.clone(), parts.metrics.clone());
         let (running, leaving) = (Mutex::default(), TaskTracker::new());
-        Arc::new(Self { parts, set, joined, running, leaving })
+        Arc::new(Self { parts, set, joined, tapes, running, leaving })
     }
 
     /// From now on there are the servers of `entries`, in their order. Those whose entry is the same go on as they are; the others are ended once
@@ -130,17 +141,26 @@ impl Gateway {
         let before: Vec<Running> = self.running.lock().clone();
         let mut changes = Changes::default();
         let mut after = Vec::with_capacity(entries.len());
-        for entry in entries {
+        let mut ruled = Vec::new();
+        let entries =
+            entries.into_iter().map(|entry| Ok((rules(&entry)?, entry))).collect::<Result<Vec<_>, String>>()?;
+        for (rules, entry) in entries {
             match before.iter().find(|running| running.entry.name == entry.name) {
                 Some(running) if running.entry == entry => {
                     after.push(running.clone());
+                    continue;
+                }
+                Some(running) if differs_in_rules_only(&running.entry, &entry) => {
+                    changes.ruled.push(entry.name.clone());
+                    ruled.push((running.intercept.clone(), rules));
+                    after.push(Running { entry, ..running.clone() });
                     continue;
                 }
                 Some(_) => changes.replaced.push(entry.name.clone()),
                 None => changes.added.push(entry.name.clone()),
             }
             let name = entry.name.clone();
-            match self.make(entry).await {
+            match self.make(entry, &rules).await {
                 Ok(running) => after.push(running),
                 Err(why) => {
                     self.forget(&before, after);
@@ -159,7 +179,8 @@ impl Gateway {
             |running: &Running| Member { name: running.entry.name.as_str().into(), server: running.server.clone() };
         let members: Vec<Member> = after.iter().map(member).collect();
         *self.running.lock() = after;
-        if !changes.is_none() {
+        ruled.iter().for_each(|(intercept, rules)| intercept.set(rules));
+        if !changes.are_servers_same() {
             self.set.replace(members);
         }
         self.leaving.spawn(async move {
@@ -178,13 +199,16 @@ impl Gateway {
     }
 
     /// A server as its entry says; it is not started yet, unless it wants to be.
-    async fn make(&self, entry: ServerEntry) -> Result<Running, String> {
+    async fn make(&self, entry: ServerEntry, rules: &Rules) -> Result<Running, String> {
         let Parts { children, limits, metrics, environment: ours, .. } = &self.parts;
+        let intercept = Intercept::new(rules, &entry.name, limits.clone(), metrics);
         let limits = entry.limits(&ServerLimits::from(&**limits.load()));
         let mut hooks: Vec<Arc<dyn Hook>> = vec![Meter::new(metrics, &entry.name)];
-        if entry.record.is_some() || entry.rules.is_some() {
-            return Err("record and rules are not built yet".into());
+        if let Some(place) = &entry.record {
+            let recording = self.tapes.open(place).await.map_err(|why| format!("record: {why}"))?;
+            hooks.push(Recorder::new(recording, &entry.name, masks(&entry)?));
         }
+        hooks.push(intercept.clone());
         if !entry.tools.is_open() {
             hooks.push(Arc::new(Filter::new(entry.tools.clone())));
         }
@@ -209,7 +233,7 @@ impl Gateway {
             }
         };
         let server = Arc::new(Layered::new(server, hooks));
-        Ok(Running { entry, backend, server })
+        Ok(Running { entry, backend, intercept, server })
     }
 
     /// The server with this name.
@@ -247,5 +271,30 @@ impl Gateway {
         self.parts.children.close().await;
         self.leaving.close();
         self.leaving.wait().await;
+        self.tapes.close().await;
     }
+}
+
+/// What an entry says of calls to be blocked, delayed, mocked or failed.
+fn rules(entry: &ServerEntry) -> Result<Rules, String> {
+    let rules = entry.rules.as_deref().map(Rules::parse).transpose();
+    rules.map(Option::unwrap_or_default).map_err(|error| format!("server {:?}: {error}", entry.name))
+}
+
+fn differs_in_rules_only(a: &ServerEntry, b: &ServerEntry) -> bool {
+    let without = |entry: &ServerEntry| ServerEntry { rules: None, ..entry.clone() };
+    without(a) == without(b)
+}
+
+/// What is masked on a server's tape: what its entry says, and the secrets that we hand to it.
+fn masks(entry: &ServerEntry) -> Result<Masks, String> {
+    let (pointers, names) = entry.mask.iter().cloned().partition(|mask| mask.starts_with('/'));
+    let masks = Masks::new(MaskConfig { headers: Vec::clone(&names), names, pointers })?;
+    let handed: Vec<(String, String)> = match &entry.upstream {
+        Upstream::Command { env, .. } => env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        Upstream::Url { headers, .. } => headers.clone(),
+    };
+    let secrets = handed.into_iter().filter(|(name, _)| masks.hides_header(name)).map(|(_, value)| value);
+    let secrets: Vec<String> = secrets.collect();
+    Ok(masks.with_texts(secrets))
 }

@@ -15,6 +15,7 @@ mod reader;
 mod recorder;
 mod replay;
 mod sink;
+mod tapes;
 
 pub(crate) use self::canonical::{canonical, members};
 pub use self::har::write_har;
@@ -24,6 +25,7 @@ pub use self::reader::{TAPE_BYTES_MAX, Tape, TapeError};
 pub use self::recorder::Recorder;
 pub use self::replay::{Replay, ReplayOptions};
 pub use self::sink::{Place, Recording, tape_path};
+pub use self::tapes::Tapes;
 
 #[cfg(test)]
 mod tests;

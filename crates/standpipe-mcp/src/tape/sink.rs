@@ -1,7 +1,7 @@
 //! Where tapes are written: a queue between the calls and a file or a stream of the tree. Calls never wait for a tape, and a tape never loses anything in
 //! silence: what there is no room for, or what can't be stored, leaves a line that says how many messages are missing, a counter, and a warning.
 //!
-//! Lines are made, and secrets masked, here and not on the way of a call.
+//! Lines are made, and secrets masked, on a thread of each tape and not on the way of a call.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -9,15 +9,15 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use standpipe_engine::{Appender, Channel, ErrorKind, NewRecord, Streams};
 use standpipe_serve::LimitsHandle;
 use standpipe_tree::Path;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::line::{Record, Track, begin, gap, now_us};
 use crate::Metrics;
@@ -84,7 +84,7 @@ pub fn tape_path(name: &str) -> Result<Path, String> {
 #[derive(Debug)]
 enum Entry {
     Begin(Arc<Track>),
-    Message(Record),
+    Message(Box<Record>),
 }
 
 #[derive(Debug, Default)]
@@ -95,20 +95,33 @@ struct Waiting {
     closed: bool,
 }
 
-/// A tape that is being written. Messages of several servers may be on one.
+/// A tape that is being written. Messages of several servers may be on one. Dropped, it ends once what waits is written.
 #[derive(Debug)]
 pub struct Recording {
+    shared: Arc<Shared>,
+    calls: AtomicU64,
+    /// Tells that the writer has ended.
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// What those who record and the writer share.
+#[derive(Debug)]
+struct Shared {
     place: Place,
     waiting: Mutex<Waiting>,
-    wake: Notify,
-    calls: AtomicU64,
+    wake: Condvar,
     limits: LimitsHandle,
     metrics: Metrics,
-    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
 }
 
 impl Recording {
-    /// Begins to write to a tape, behind what it has already. Must be called on a runtime.
+    /// Begins to write to a tape, behind what it has already. Must be called on a runtime that lives longer.
     ///
     /// # Errors
     /// A sentence that names the tape and why it can't be written.
@@ -119,44 +132,39 @@ impl Recording {
         metrics: Metrics,
     ) -> Result<Arc<Self>, String> {
         let sink = match &place {
-            Place::File(path) => {
-                let file = open_file(path).map_err(|error| {
-                    format!(
-                        "cannot write the tape {}: {error}; name a file in a folder that can be written",
-                        path.display()
-                    )
-                })?;
-                Sink::File(Arc::new(file))
-            }
-            Place::Tree(name) => Sink::Stream(open_stream(name, streams).await?),
+            Place::File(path) => Sink::File(open_file(path).map_err(|error| {
+                format!(
+                    "cannot write the tape {}: {error}; name a file in a folder that can be written",
+                    path.display()
+                )
+            })?),
+            Place::Tree(name) => Sink::Stream(open_stream(name, streams).await?, Handle::current()),
         };
-        let recording = Arc::new(Self {
-            place,
-            waiting: Mutex::default(),
-            wake: Notify::new(),
-            calls: AtomicU64::new(1),
-            limits,
-            metrics,
-            writer: Mutex::default(),
-        });
-        let writer = tokio::spawn(recording.clone().write_all(sink));
-        *recording.writer.lock() = Some(writer);
-        Ok(recording)
+        let (end, ended) = oneshot::channel();
+        let shared = Arc::new(Shared { place, waiting: Mutex::default(), wake: Condvar::new(), limits, metrics });
+        let own = shared.clone();
+        let write = move || {
+            own.write_all(sink);
+            // Nobody may wait for it.
+            let _unheard = end.send(());
+        };
+        let thread = std::thread::Builder::new().name("tape".into()).spawn(write);
+        thread.map_err(|error| format!("cannot start the thread that writes the tape {}: {error}", shared.place))?;
+        Ok(Arc::new(Self { shared, calls: AtomicU64::new(1), ended: Mutex::new(Some(ended)) }))
     }
 
     /// Where it is written.
     pub fn place(&self) -> &Place {
-        &self.place
+        &self.shared.place
     }
 
     /// Writes what waits, and ends. What comes later is dropped: nothing comes, when all servers have ended.
     pub async fn close(&self) {
-        self.waiting.lock().closed = true;
-        self.wake.notify_one();
-        let writer = self.writer.lock().take();
-        if let Some(writer) = writer {
-            // A writer that panicked has been reported by the runtime.
-            let _reported = writer.await;
+        self.shared.end();
+        let ended = self.ended.lock().take();
+        if let Some(ended) = ended {
+            // A writer that panicked has ended, too.
+            let _ended = ended.await;
         }
     }
 
@@ -166,12 +174,19 @@ impl Recording {
     }
 
     pub(super) fn begin(&self, track: Arc<Track>) {
-        self.push(Entry::Begin(track), BEGIN_COST);
+        self.shared.push(Entry::Begin(track), BEGIN_COST);
     }
 
     pub(super) fn add(&self, record: Record) {
         let cost = record.cost();
-        self.push(Entry::Message(record), cost);
+        self.shared.push(Entry::Message(Box::new(record)), cost);
+    }
+}
+
+impl Shared {
+    fn end(&self) {
+        self.waiting.lock().closed = true;
+        self.wake.notify_one();
     }
 
     fn push(&self, entry: Entry, cost: usize) {
@@ -200,9 +215,12 @@ impl Recording {
         }
     }
 
-    /// Takes what is written next: entries, how many were lost behind them, and whether that is all there will be.
+    /// Waits for what is written next, and takes it: entries, how many were lost behind them, and whether that is all there will be.
     fn take(&self) -> (Vec<Entry>, u64, bool) {
         let mut waiting = self.waiting.lock();
+        while waiting.entries.is_empty() && waiting.lost == 0 && !waiting.closed {
+            self.wake.wait(&mut waiting);
+        }
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES {
             let Some(entry) = waiting.entries.pop_front() else { break };
@@ -216,28 +234,22 @@ impl Recording {
         (entries, lost, waiting.closed && is_empty)
     }
 
-    async fn write_all(self: Arc<Self>, mut sink: Sink) {
+    /// The writer's thread, to the end of the recording.
+    fn write_all(&self, mut sink: Sink) {
         let mut failed = 0;
         loop {
             let (entries, lost, is_end) = self.take();
-            if entries.is_empty() && lost == 0 {
-                if is_end {
-                    break;
-                }
-                self.wake.notified().await;
-                continue;
-            }
-            let count = entries.len() as u64;
-            match self.write(&mut sink, entries, failed, lost).await {
-                Ok(()) => failed = 0,
-                Err(error) => {
-                    if failed == 0 {
-                        tracing::warn!(tape = %self.place, %error, "a tape can't be written: it will have a gap");
-                    }
-                    failed += count + lost;
-                    self.metrics.tape().lost.fetch_add(count, Ordering::Relaxed);
-                    if !is_end {
-                        tokio::time::sleep(RETRY).await;
+            if !entries.is_empty() || lost > 0 {
+                match self.write(&mut sink, &entries, failed, lost) {
+                    Ok(()) => failed = 0,
+                    Err(error) => {
+                        if failed == 0 {
+                            tracing::warn!(tape = %self.place, %error, "a tape can't be written: it will have a gap");
+                        }
+                        let count = entries.len() as u64;
+                        failed += count + lost;
+                        self.metrics.tape().lost.fetch_add(count, Ordering::Relaxed);
+                        self.pause();
                     }
                 }
             }
@@ -245,44 +257,48 @@ impl Recording {
                 break;
             }
         }
-        sink.end().await;
+        if let Err(error) = sink.end() {
+            tracing::debug!(tape = %self.place, %error, "a tape was not synced");
+        }
+    }
+
+    /// A pause after a failure, which the end of the recording cuts short.
+    fn pause(&self) {
+        let until = Instant::now() + RETRY;
+        let mut waiting = self.waiting.lock();
+        while !waiting.closed && !self.wake.wait_until(&mut waiting, until).timed_out() {}
     }
 
     /// Writes the gap that failures before have left, entries, and the gap behind them.
-    async fn write(&self, sink: &mut Sink, entries: Vec<Entry>, failed: u64, lost: u64) -> io::Result<()> {
+    fn write(&self, sink: &mut Sink, entries: &[Entry], failed: u64, lost: u64) -> io::Result<()> {
         if lost > 0 {
             tracing::warn!(tape = %self.place, lost, "messages came faster than a tape can be written: it has a gap");
         }
-        let metrics = self.metrics.clone();
-        let encode = move || {
-            let mut batch = Batch::default();
-            if failed > 0 {
-                // Whatever a failed write has left is a line of its own.
-                batch.add(now_us(), &[b"\n".as_slice(), &gap(failed)].concat());
-            }
-            let (mut messages, mut masked) = (0, 0);
-            for entry in &entries {
-                match entry {
-                    Entry::Begin(track) => batch.add(now_us(), &begin(track)),
-                    Entry::Message(record) => {
-                        masked += record.write(&mut batch.bytes);
-                        batch.end(record.at_us);
-                        messages += 1;
-                    }
+        let mut batch = Batch::default();
+        if failed > 0 {
+            // Whatever a failed write has left is a line of its own.
+            batch.add(now_us(), &[b"\n".as_slice(), &gap(failed)].concat());
+        }
+        let (mut messages, mut masked) = (0, 0);
+        for entry in entries {
+            match entry {
+                Entry::Begin(track) => batch.add(now_us(), &begin(track)),
+                Entry::Message(record) => {
+                    masked += record.write(&mut batch.bytes);
+                    batch.end(record.at_us);
+                    messages += 1;
                 }
             }
-            if lost > 0 {
-                batch.add(now_us(), &gap(lost));
-            }
-            let tape = metrics.tape();
-            tape.masked.fetch_add(masked as u64, Ordering::Relaxed);
-            (batch, messages)
-        };
-        let (batch, messages) = tokio::task::spawn_blocking(encode).await.map_err(io::Error::other)?;
+        }
+        if lost > 0 {
+            batch.add(now_us(), &gap(lost));
+        }
         let bytes = batch.bytes.len() as u64;
-        sink.write(batch, self.limits.load().stream_record_bytes_max).await?;
-        self.metrics.tape().recorded.fetch_add(messages, Ordering::Relaxed);
-        self.metrics.tape().bytes.fetch_add(bytes, Ordering::Relaxed);
+        sink.write(batch, self.limits.load().stream_record_bytes_max)?;
+        let tape = self.metrics.tape();
+        for (counter, count) in [(&tape.masked, masked as u64), (&tape.recorded, messages), (&tape.bytes, bytes)] {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
@@ -322,42 +338,28 @@ impl Batch {
 }
 
 enum Sink {
-    File(Arc<File>),
-    Stream(Appender),
+    File(File),
+    /// And the runtime that the stream's writer answers on.
+    Stream(Appender, Handle),
 }
 
 impl Sink {
-    async fn write(&self, batch: Batch, record_bytes_max: usize) -> io::Result<()> {
+    fn write(&mut self, batch: Batch, record_bytes_max: usize) -> io::Result<()> {
         match self {
-            Self::File(file) => {
-                let file = file.clone();
-                let write = move || (&*file).write_all(&batch.bytes);
-                tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
-            }
-            Self::Stream(stream) => {
+            Self::File(file) => file.write_all(&batch.bytes),
+            Self::Stream(stream, runtime) => {
                 let records = batch.records(PART_BYTES.min(record_bytes_max));
-                // One after another: the room of a stream is less than a batch may need.
-                for record in records {
-                    stream.append(vec![record]).await.map_err(io::Error::other)?;
-                }
-                Ok(())
+                // One after another: the room of a stream may be less than a batch needs.
+                let mut records = records.into_iter();
+                records.try_for_each(|record| runtime.block_on(stream.append(vec![record]))).map_err(io::Error::other)
             }
         }
     }
 
-    async fn end(self) {
+    fn end(self) -> io::Result<()> {
         match self {
-            Self::File(file) => {
-                let sync = move || file.sync_all();
-                if let Ok(Err(error)) = tokio::task::spawn_blocking(sync).await {
-                    tracing::debug!(%error, "a tape was not synced");
-                }
-            }
-            Self::Stream(stream) => {
-                if let Err(error) = stream.flush().await {
-                    tracing::debug!(%error, "a tape was not flushed");
-                }
-            }
+            Self::File(file) => file.sync_all(),
+            Self::Stream(stream, runtime) => runtime.block_on(stream.flush()).map(drop).map_err(io::Error::other),
         }
     }
 }

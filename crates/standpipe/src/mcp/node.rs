@@ -234,9 +234,9 @@ impl McpNode {
         };
         match outcome {
             Ok(changes) if changes.is_none() => {}
-            Ok(Changes { added, replaced, removed }) => {
+            Ok(Changes { added, replaced, removed, ruled }) => {
                 let (added, replaced, removed) = (added.join(","), replaced.join(","), removed.join(","));
-                tracing::info!(added, replaced, removed, "the MCP servers have changed");
+                tracing::info!(added, replaced, removed, ruled = ruled.join(","), "the MCP servers have changed");
             }
             Err(failure) => {
                 tracing::error!("the file of MCP servers is refused, all servers stay as they are\n{failure}")
