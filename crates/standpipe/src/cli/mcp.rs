@@ -255,6 +255,9 @@ pub(crate) struct McpReplayArgs {
     /// Answer over HTTP at this address, at /mcp, in place of stdin and stdout
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
+    /// Which server of the tape, where it has several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server: Option<String>,
     /// Take as long for each answer as the recorded server did
     #[arg(long)]
     pub(crate) timing: bool,

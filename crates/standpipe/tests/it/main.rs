@@ -35,6 +35,7 @@ mod mcp_http;
 mod mcp_stdio;
 #[cfg(unix)]
 mod mcp_support;
+mod mcp_tape;
 mod mcp_tree;
 #[cfg(target_os = "linux")]
 mod mount;
