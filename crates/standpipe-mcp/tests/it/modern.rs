@@ -7,7 +7,7 @@ use standpipe_mcp::upstream::EraChoice;
 use standpipe_mcp::upstream::child::ChildSpec;
 use standpipe_serve::Limits;
 
-use crate::support::{Stand, code, fixture, modern, modern_tool, next, parsed, reply, soon, text, until};
+use crate::support::{Client, Stand, code, fixture, modern, modern_tool, next, parsed, reply, soon, text, until};
 
 #[tokio::test]
 async fn each_principal_has_a_process_for_all_its_requests() {
@@ -121,4 +121,22 @@ async fn who_has_nothing_to_do_makes_room() {
     modern_tool(&server, "r", "pid", json!({})).await;
     assert!(!server.status().pids.contains(&text(&old).parse().unwrap()), "the one that was idle for the longest time");
     stand.close(&[&server]).await;
+}
+
+#[tokio::test]
+async fn clients_of_both_eras_are_served() {
+    let stand = Stand::new();
+    let check = async |flags: &[&str], straight: bool| {
+        let server = stand.children.server(ChildSpec { era: EraChoice::Auto, ..fixture(flags) });
+        let mut client = Client::open(&server, "p").await;
+        // The fixture repeats what it was asked; a bridge does not ask for a handshake.
+        assert_eq!(client.hello["result"].get("asked").is_some(), straight, "{flags:?}");
+        client.pid().await;
+        let modern = modern_tool(&server, "p", "pid", json!({})).await;
+        assert_eq!(modern["result"]["resultType"], "complete", "{flags:?}");
+    };
+    check(&["--modern", "--both"], true).await;
+    check(&["--modern"], false).await;
+    check(&[], true).await;
+    stand.close(&[]).await;
 }

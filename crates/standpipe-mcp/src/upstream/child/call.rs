@@ -202,7 +202,7 @@ impl Pending {
     ///
     /// # Errors
     /// It has been written.
-    #[allow(clippy::result_large_err)]
+    #[expect(clippy::result_large_err, reason = "it is what was given, and the caller goes on with it")]
     pub(super) fn unwritten(self) -> Result<Call, Self> {
         match self.message {
             Some(message) => {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,7 +26,7 @@ use super::places::{Place, Places};
 use super::process::{Counters, Process};
 use super::slot::retired;
 use super::spec::ChildSpec;
-use crate::era::{META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN};
+use crate::era::{LEGACY, META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN};
 use crate::fault::UNSUPPORTED_VERSION;
 use crate::{Fault, Metrics};
 
@@ -48,6 +48,8 @@ pub(super) struct Core {
     /// Of starts for single sessions; who has a slot has one of its own.
     pub(super) starts: Mutex<Starts>,
     era: Mutex<EraState>,
+    /// Whether a modern one has said that it speaks the legacy era too.
+    also_legacy: AtomicBool,
     /// A process that has been asked for its era, and has nothing else to do yet.
     spare: Mutex<Option<Arc<Process>>>,
     processes: Mutex<BTreeMap<u64, Arc<Process>>>,
@@ -105,6 +107,7 @@ impl Core {
             counters: Arc::default(),
             starts: Mutex::default(),
             era: Mutex::new(era),
+            also_legacy: AtomicBool::new(false),
             spare: Mutex::default(),
             processes: Mutex::default(),
             retired: CancellationToken::new(),
@@ -195,6 +198,16 @@ impl Core {
         }
     }
 
+    /// Whether its processes speak the legacy era though they speak the modern one: then no bridge is needed for it.
+    pub(super) fn is_also_legacy(&self) -> bool {
+        self.also_legacy.load(Ordering::Relaxed)
+    }
+
+    fn heard(&self, reply: &Message) -> Era {
+        self.also_legacy.store(speaks(reply, |version| LEGACY.contains(&version)), Ordering::Relaxed);
+        era_of(reply)
+    }
+
     /// Has `then` called with the era: at once if it is known, otherwise when the process has been asked.
     pub(super) fn with_era(self: &Arc<Self>, then: impl FnOnce(Result<Era, Fault>) + Send + 'static) {
         let mut state = self.era.lock();
@@ -246,7 +259,7 @@ impl Core {
         let process = self.start(self.places.take(None)?, Duration::ZERO);
         let mut answer = process.ask(Purpose::Probe, "server/discover", discover().as_bytes());
         let era = match timeout(PROBE, &mut answer).await {
-            Ok(Ok(reply)) => era_of(&reply),
+            Ok(Ok(reply)) => self.heard(&reply),
             Ok(Err(_lost)) => return self.lost_in_probe(&process),
             Err(_late) => {
                 self.tasks.spawn(self.clone().hear_late(answer));
@@ -282,7 +295,7 @@ impl Core {
     /// A process that is slow to start may say later that it is modern.
     async fn hear_late(self: Arc<Self>, answer: oneshot::Receiver<Message>) {
         if let Ok(reply) = answer.await
-            && era_of(&reply) == Era::Modern
+            && self.heard(&reply) == Era::Modern
         {
             tracing::info!(server = %self.name, "it speaks the modern era, and was slow to say so");
             *self.era.lock() = EraState::Known(Era::Modern);
@@ -311,6 +324,13 @@ fn discover() -> String {
     json!({ "_meta": { META_VERSION: MODERN[0], META_CAPABILITIES: {}, META_CLIENT: client } }).to_string()
 }
 
+/// Whether an answer to `server/discover` names a version like this.
+fn speaks(reply: &Message, is_meant: impl Fn(&str) -> bool) -> bool {
+    let versions = reply.at(&["supportedVersions"]).ok().flatten().filter(|_| !reply.is_error());
+    let named = versions.and_then(|span| serde_json::from_slice::<Vec<String>>(reply.slice(span)).ok());
+    named.is_some_and(|named| named.iter().any(|version| is_meant(version)))
+}
+
 /// The era of who gave this answer to `server/discover`.
 fn era_of(reply: &Message) -> Era {
     let is_modern = match reply.is_error() {
@@ -336,5 +356,17 @@ mod tests {
         check(Message::result(b"1", b"null"), Era::Legacy);
         check(Message::error(Some(b"1"), -32_601, "no such method", None), Era::Legacy);
         check(Message::error(Some(b"1"), -32_022, "not this version", None), Era::Modern);
+    }
+
+    #[test]
+    fn both_eras_may_be_spoken() {
+        let check = |versions: &str, both| {
+            let reply = Message::result(b"1", format!("{{\"supportedVersions\":{versions}}}").as_bytes());
+            assert_eq!(speaks(&reply, |version| LEGACY.contains(&version)), both, "{versions}");
+        };
+        check(r#"["2026-07-28","2025-06-18"]"#, true);
+        check(r#"["2026-07-28"]"#, false);
+        check(r#"["2025-06-18",7]"#, false);
+        check("{}", false);
     }
 }

@@ -13,7 +13,7 @@ use crate::fault::{UPSTREAM_DIED, UPSTREAM_DOWN};
 pub(super) enum Death {
     /// By itself.
     Exited(Exit),
-    /// It has closed its output, so that nothing can come any more.
+    /// It has closed its input or output, so that nothing can come any more.
     Silent,
     /// It has sent a message longer than this.
     TooLong(usize),
@@ -43,7 +43,7 @@ impl Death {
             Self::Exited(Exit { code: Some(code), .. }) => format!("ended with exit code {code}"),
             Self::Exited(Exit { signal: Some(signal), .. }) => format!("was killed by signal {signal}"),
             Self::Exited(_) => "ended".to_owned(),
-            Self::Silent => "has closed its output".to_owned(),
+            Self::Silent => "has closed its input or its output".to_owned(),
             Self::TooLong(bytes) => {
                 format!("sent a message of more than {bytes} bytes (mcp_message_bytes_max) and was ended")
             }

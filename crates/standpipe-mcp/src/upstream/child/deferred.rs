@@ -58,42 +58,33 @@ impl Deferred {
         self.known.send_replace(Some(real));
     }
 
-    /// The real one, or what is said waits for it; given back when too much waits.
-    fn real_or_wait(
-        &self,
-        caller: &Caller,
-        message: Message,
-        to: Option<Outlet>,
-    ) -> Result<(), (Option<Arc<dyn Conversation>>, Message, Option<Outlet>)> {
+    /// Says it to the real one, or keeps it for that: a call if there is somewhere its reply goes.
+    fn say(&self, caller: &Caller, message: Message, to: Option<Outlet>) {
         let mut state = self.state.lock();
-        match &state.real {
-            Some(real) => Err((Some(real.clone()), message, to)),
-            None if state.early.len() >= EARLY_MAX => Err((None, message, to)),
-            None => {
-                state.early.push((caller.clone(), message, to));
-                Ok(())
+        if let Some(real) = state.real.clone() {
+            drop(state);
+            match to {
+                Some(to) => real.call(caller, message, to),
+                None => real.tell(caller, message),
             }
+        } else if state.early.len() < EARLY_MAX {
+            state.early.push((caller.clone(), message, to));
+        } else if let Some(to) = to {
+            drop(state);
+            let text = "the server is being started: call when `initialize` is answered";
+            let fault = Fault::overloaded(text, std::time::Duration::from_secs(1));
+            let _left = to.send(fault.answer(message.id()));
         }
     }
 }
 
 impl Conversation for Deferred {
     fn call(&self, caller: &Caller, request: Message, to: Outlet) {
-        match self.real_or_wait(caller, request, Some(to)) {
-            Err((Some(real), request, Some(to))) => real.call(caller, request, to),
-            Err((None, request, Some(to))) => {
-                let message = "the server is being started: call when `initialize` is answered";
-                let fault = Fault::overloaded(message, std::time::Duration::from_secs(1));
-                let _left = to.send(fault.answer(request.id()));
-            }
-            _ => {}
-        }
+        self.say(caller, request, Some(to));
     }
 
     fn tell(&self, caller: &Caller, message: Message) {
-        if let Err((Some(real), message, _)) = self.real_or_wait(caller, message, None) {
-            real.tell(caller, message);
-        }
+        self.say(caller, message, None);
     }
 
     fn ended(&self) -> BoxFuture<'static, ()> {

@@ -189,6 +189,8 @@ impl LegacyServer for ChildServer {
     fn open(&self, caller: &Caller, initialize: Message, to: Outlet, news: Outlet) -> Arc<dyn Conversation> {
         let open = |eras: &Eras, era, caller: &Caller, initialize: Message, to: Outlet, news| match era {
             Ok(Era::Legacy) => eras.native.open(caller, initialize, to, news),
+            // Straight is more exact than over a bridge.
+            Ok(Era::Modern) if eras.native.core.is_also_legacy() => eras.native.open(caller, initialize, to, news),
             Ok(Era::Modern) => eras.up.open(caller, initialize, to, news),
             Err(fault) => eras.native.refuse(&fault, &initialize, &to),
         };

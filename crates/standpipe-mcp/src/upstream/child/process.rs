@@ -212,6 +212,7 @@ impl Process {
     ///
     /// # Errors
     /// It takes none any more; the call comes back.
+    #[expect(clippy::result_large_err, reason = "it is what was given, and the caller goes on with it")]
     pub(super) fn call(self: &Arc<Self>, call: Call) -> Result<(), Call> {
         let number = self.number();
         let numbered = match Numbered::new(&call.message, number) {
@@ -364,7 +365,8 @@ impl Process {
             self.expire(number)?;
         }
         // What comes later than this look has at least so much time.
-        let look = now + self.limits.call.min(self.limits.start).min(self.limits.idle);
+        let ServerLimits { call, start, idle, suspended, .. } = self.limits;
+        let look = now + call.min(start).min(idle).min(suspended);
         let next = next.map_or(look, |next| next.min(look));
         match (self.has_answered(), self.asked.get()) {
             (false, Some(asked)) => {
