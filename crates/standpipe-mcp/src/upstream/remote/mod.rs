@@ -24,8 +24,9 @@ use self::call::{Ended, Patience, run};
 use self::http::{Answer, As, Failed, Http};
 use self::session::Session;
 use super::{Era, EraChoice, ServerLimits};
+use crate::bridge::{Down, Settings, Up};
 use crate::era::{META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN, Meta};
-use crate::fault::{OVERLOADED, UNSUPPORTED_VERSION};
+use crate::fault::OVERLOADED;
 use crate::{Caller, Conversation, Fault, LegacyServer, Metrics, ModernServer, Outlet};
 
 /// Time for the question which era a server speaks (spec mcp §4.3).
@@ -88,6 +89,9 @@ impl RemoteSpec {
 #[derive(Clone, Debug)]
 pub struct Remote {
     inner: Arc<Inner>,
+    /// What answers modern requests, and opens legacy sessions, where the server does not.
+    down: Arc<dyn ModernServer>,
+    up: Arc<dyn LegacyServer>,
 }
 
 struct Inner {
@@ -102,9 +106,6 @@ struct Inner {
     /// Calls at work, and how many wait.
     room: Arc<Semaphore>,
     waiting: AtomicUsize,
-    /// What answers modern requests, and opens legacy sessions, where the server does not.
-    down: Option<Arc<dyn ModernServer>>,
-    up: Option<Arc<dyn LegacyServer>>,
 }
 
 impl fmt::Debug for Inner {
@@ -126,8 +127,8 @@ impl Remote {
     /// # Errors
     /// This machine has no root certificates.
     pub fn new(spec: RemoteSpec, limits: LimitsHandle, metrics: Metrics) -> Result<Arc<Self>, String> {
-        let _for_bridges = limits;
         let name: Arc<str> = spec.name.into();
+        let settings = Settings { server: name.clone(), limits, metrics: metrics.clone(), own: spec.limits };
         let http = Http::new(spec.url, spec.headers, spec.limits.message_bytes)?;
         let inner = Inner {
             name,
@@ -139,15 +140,21 @@ impl Remote {
             asking: tokio::sync::Mutex::default(),
             room: Arc::new(Semaphore::new(spec.limits.calls_per_child)),
             waiting: AtomicUsize::new(0),
-            down: None,
-            up: None,
         };
-        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+        let inner = Arc::new(inner);
+        let native = Arc::new(Native(inner.clone()));
+        let (down, up) = (Down::new(native.clone(), settings.clone()), Up::new(native, settings));
+        Ok(Arc::new(Self { inner, down: Arc::new(down), up: Arc::new(up) }))
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Its endpoint.
+    pub fn url(&self) -> String {
+        self.inner.http.url().to_string()
     }
 
     /// Which era it speaks, of both the modern one; `None` before it has been asked.
@@ -162,22 +169,37 @@ impl Remote {
 
 impl ModernServer for Remote {
     fn call(&self, caller: Caller, request: Message, to: Outlet) {
-        let inner = self.inner.clone();
+        let (inner, down) = (self.inner.clone(), self.down.clone());
         tokio::spawn(async move {
-            let fault = match (inner.eras().await, &inner.down) {
-                (Ok(eras), _) if eras.modern => return inner.call(request, to).await,
-                (Ok(_), Some(down)) => return down.call(caller, request, to),
-                (Ok(_), None) => inner.other_era("2025-11-25 and before: begin with 'initialize'"),
-                (Err(fault), _) => fault,
-            };
-            let _gone = to.send(fault.answer(request.id()));
+            match inner.eras().await {
+                Ok(eras) if eras.modern => inner.call(request, to).await,
+                Ok(_) => down.call(caller, request, to),
+                Err(fault) => drop(to.send(fault.answer(request.id()))),
+            }
         });
     }
 }
 
 impl LegacyServer for Remote {
     fn open(&self, caller: &Caller, initialize: Message, to: Outlet, news: Outlet) -> Arc<dyn Conversation> {
-        Session::open(self.inner.clone(), caller, initialize, to, news)
+        Session::open(self.inner.clone(), Some(self.up.clone()), caller, initialize, to, news)
+    }
+}
+
+/// The server as it is, for the bridges.
+#[derive(Debug)]
+struct Native(Arc<Inner>);
+
+impl ModernServer for Native {
+    fn call(&self, _: Caller, request: Message, to: Outlet) {
+        let inner = self.0.clone();
+        tokio::spawn(async move { inner.call(request, to).await });
+    }
+}
+
+impl LegacyServer for Native {
+    fn open(&self, caller: &Caller, initialize: Message, to: Outlet, news: Outlet) -> Arc<dyn Conversation> {
+        Session::open(self.0.clone(), None, caller, initialize, to, news)
     }
 }
 
@@ -233,19 +255,6 @@ impl Inner {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(refused("mcp_queue_wait_ms_max")),
         }
-    }
-
-    /// What opens sessions in place of a server that knows none.
-    async fn instead_of_sessions(&self) -> Result<Option<Arc<dyn LegacyServer>>, Fault> {
-        match (self.eras().await?.legacy, &self.up) {
-            (true, _) => Ok(None),
-            (false, Some(up)) => Ok(Some(up.clone())),
-            (false, None) => Err(self.other_era("2026-07-28: send requests with its version in params._meta")),
-        }
-    }
-
-    fn other_era(&self, which: &str) -> Fault {
-        Fault::new(UNSUPPORTED_VERSION, format!("{} only speaks {which}", self.http.url()))
     }
 
     /// Which eras the server speaks; it is asked once.

@@ -23,7 +23,7 @@ use super::Inner;
 use super::call::{Ended, Patience, addressed, run};
 use super::http::{Answer, As, Failed, SESSION_ID};
 use crate::fault::UPSTREAM_DIED;
-use crate::{Caller, Conversation, Fault, Outlet};
+use crate::{Caller, Conversation, Fault, LegacyServer, Outlet};
 
 /// Messages of the client that wait to be sent.
 const TOLD_MAX: usize = 256;
@@ -42,6 +42,8 @@ pub(super) struct Session {
 /// What the client's handle, the calls and the tasks of a session share.
 struct Shared {
     remote: Arc<Inner>,
+    /// What opens sessions where the server knows none.
+    up: Option<Arc<dyn LegacyServer>>,
     initialize: Message,
     news: Outlet,
     /// The session over there, and how often one was opened.
@@ -77,6 +79,7 @@ impl Session {
     /// Opens a session.
     pub(super) fn open(
         remote: Arc<Inner>,
+        up: Option<Arc<dyn LegacyServer>>,
         caller: &Caller,
         initialize: Message,
         to: Outlet,
@@ -84,6 +87,7 @@ impl Session {
     ) -> Arc<Self> {
         let shared = Arc::new(Shared {
             remote,
+            up,
             initialize,
             news,
             there: Mutex::default(),
@@ -182,7 +186,9 @@ impl Shared {
 
     /// `initialize`, whose answer goes to the client.
     async fn begin(self: &Arc<Self>, caller: &Caller, to: &Outlet) -> Result<(), Fault> {
-        if let Some(up) = self.remote.instead_of_sessions().await? {
+        if let Some(up) = &self.up
+            && !self.remote.eras().await?.legacy
+        {
             let ended = self.ended.clone();
             let instead = up.open(caller, self.initialize.clone(), to.clone(), self.news.clone());
             let end = instead.ended();
