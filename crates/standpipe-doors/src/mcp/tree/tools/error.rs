@@ -61,11 +61,6 @@ impl ToolError {
         Self { code, what: what.into(), then: then.into(), more: Map::new() }
     }
 
-    /// The code.
-    pub(crate) fn code(&self) -> Code {
-        self.code
-    }
-
     /// The same with one thing more for programs.
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
