@@ -3,8 +3,8 @@
 
 use memchr::memmem;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::json;
+use serde_json::value::RawValue;
 use standpipe_wire::jsonrpc::Message;
 
 use crate::Fault;

@@ -3,14 +3,14 @@
 use standpipe_serve::Limits;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use super::*;
 use crate::mcp::talk::tests::{Bench, Fixture, INITIALIZE, LIMIT, modern};
 
 struct Rig {
     bench: Bench,
-    connect: UnboundedSender<UnixStream>,
+    connect: Sender<UnixStream>,
 }
 
 impl Rig {
@@ -22,7 +22,7 @@ impl Rig {
 
     fn connect(&self) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.connect.send(ours).unwrap();
+        self.connect.try_send(ours).unwrap();
         Client(BufReader::new(theirs))
     }
 }

@@ -77,9 +77,9 @@ impl LegacyServer for Handle {
     fn open(&self, _: &Caller, initialize: Message, to: Outlet, news: Outlet) -> Arc<dyn Conversation> {
         let id = initialize.id().unwrap();
         match (initialize.at(&["fail"]), self.0.hesitates) {
-            (Ok(Some(_)), _) => drop(to.send(Message::error(Some(id), 5_021, "it does not start", None))),
+            (Ok(Some(_)), _) => to.send(Message::error(Some(id), 5_021, "it does not start", None)).unwrap(),
             (_, true) => self.0.waiting.lock().push((initialize, to)),
-            _ => drop(to.send(Message::result(id, b"{\"protocolVersion\":\"2025-11-25\"}"))),
+            _ => to.send(Message::result(id, b"{\"protocolVersion\":\"2025-11-25\"}")).unwrap(),
         }
         Arc::new(Talked { fixture: self.0.clone(), news })
     }
@@ -114,7 +114,7 @@ impl Conversation for Talked {
 }
 
 /// Connections that a test makes.
-pub(crate) struct Made(mpsc::UnboundedReceiver<UnixStream>);
+pub(crate) struct Made(mpsc::Receiver<UnixStream>);
 
 impl Listener for Made {
     async fn accept(&mut self) -> Conn {
@@ -165,15 +165,15 @@ impl Bench {
     }
 
     /// A way to connect to `door`.
-    pub(crate) fn listen<D: Door>(&self, door: D) -> mpsc::UnboundedSender<UnixStream> {
-        let (make, made) = mpsc::unbounded_channel();
+    pub(crate) fn listen<D: Door>(&self, door: D) -> mpsc::Sender<UnixStream> {
+        let (make, made) = mpsc::channel(100);
         self.core.listen(Arc::new(door), vec![Made(made)]);
         make
     }
 }
 
 /// Gives its session away, and stays.
-struct Lends(mpsc::UnboundedSender<Session>);
+struct Lends(mpsc::Sender<Session>);
 
 impl Door for Lends {
     fn name(&self) -> &'static str {
@@ -181,7 +181,7 @@ impl Door for Lends {
     }
 
     async fn serve(&self, _conn: Conn, session: Session) -> CloseReason {
-        self.0.send(session.clone()).unwrap();
+        self.0.try_send(session.clone()).unwrap();
         session.closing().await;
         CloseReason::Shutdown
     }
@@ -199,10 +199,10 @@ struct Rig {
 impl Rig {
     async fn new(limits: Limits, fixture: Fixture) -> Self {
         let bench = Bench::new(limits, fixture);
-        let (lend, mut lent) = mpsc::unbounded_channel();
+        let (lend, mut lent) = mpsc::channel(100);
         let connect = bench.listen(Lends(lend));
         let (ours, theirs) = UnixStream::pair().unwrap();
-        connect.send(ours).unwrap();
+        connect.try_send(ours).unwrap();
         let session = lent.recv().await.unwrap();
         let caller = bench.mcp.caller(&session, None, None).await.unwrap();
         let server = bench.mcp.server(&crate::mcp::Endpoint::Main).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use standpipe_serve::Limits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
 use super::*;
@@ -15,7 +15,7 @@ use crate::mcp::talk::tests::{Bench, Fixture, INITIALIZE, LIMIT, modern};
 
 struct Rig {
     bench: Bench,
-    connect: UnboundedSender<UnixStream>,
+    connect: Sender<UnixStream>,
 }
 
 impl Rig {
@@ -30,7 +30,7 @@ impl Rig {
     /// Sends a request; the connection stays.
     async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.connect.send(ours).unwrap();
+        self.connect.try_send(ours).unwrap();
         let mut client = Client { stream: theirs, read: Vec::new() };
         let length = body.len();
         let head =

@@ -174,7 +174,9 @@ impl ModernServer for Remote {
             match inner.eras().await {
                 Ok(eras) if eras.modern => inner.call(request, to).await,
                 Ok(_) => down.call(caller, request, to),
-                Err(fault) => drop(to.send(fault.answer(request.id()))),
+                Err(fault) => {
+                    let _gone = to.send(fault.answer(request.id()));
+                }
             }
         });
     }
@@ -220,7 +222,10 @@ impl Inner {
         let permit = if method == "subscriptions/listen" { Ok(None) } else { self.admit().await.map(Some) };
         let _permit = match permit {
             Ok(permit) => permit,
-            Err(fault) => return drop(to.send(fault.answer(request.id()))),
+            Err(fault) => {
+                let _gone = to.send(fault.answer(request.id()));
+                return;
+            }
         };
         let version = Meta::of(request).ok().and_then(|meta| meta.version.map(|version| version.get().to_owned()));
         let version = version.and_then(|json| HeaderValue::from_str(json.trim_matches('"')).ok());
@@ -228,7 +233,9 @@ impl Inner {
         let patience = Patience::new(method, &self.limits, &self.metrics);
         match run(&self.http, request, &how, to, &patience).await {
             Ended::Done => {}
-            Ended::SessionGone => drop(to.send(Fault::from(Failed::SessionGone).answer(request.id()))),
+            Ended::SessionGone => {
+                let _gone = to.send(Fault::from(Failed::SessionGone).answer(request.id()));
+            }
             Ended::Failed(fault) | Ended::Late(fault) => {
                 // Whatever comes back there next may be another version of it.
                 *self.eras.lock() = None;

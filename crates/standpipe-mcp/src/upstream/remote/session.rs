@@ -218,7 +218,9 @@ impl Shared {
                 Answer::Taken => (http::HeaderMap::new(), None),
                 Answer::Events(headers, mut events) => loop {
                     match events.next().await? {
-                        Some(message) if message.kind() != Kind::Response => drop(self.news.send(message)),
+                        Some(message) if message.kind() != Kind::Response => {
+                            let _gone = self.news.send(message);
+                        }
                         reply => break (headers, reply),
                     }
                 },
@@ -292,7 +294,10 @@ impl Shared {
         }
         let _permit = match self.remote.admit().await {
             Ok(permit) => permit,
-            Err(fault) => return drop(to.send(fault.answer(request.id()))),
+            Err(fault) => {
+                let _gone = to.send(fault.answer(request.id()));
+                return;
+            }
         };
         let patience = Patience::new(request.method().unwrap_or_default(), &self.remote.limits, &self.remote.metrics);
         let fault = match self.attempt(&request, &to, &patience).await {

@@ -41,7 +41,7 @@ type Answers = Arc<dyn Fn(&Asked) -> String + Send + Sync>;
 
 struct Far {
     url: String,
-    asked: mpsc::UnboundedReceiver<Asked>,
+    asked: mpsc::Receiver<Asked>,
     left: Arc<AtomicU32>,
 }
 
@@ -53,7 +53,7 @@ impl Far {
     async fn at(address: &str, answers: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-        let (tell, asked) = mpsc::unbounded_channel();
+        let (tell, asked) = mpsc::channel(1_000);
         let (answers, left): (Answers, _) = (Arc::new(answers), Arc::new(AtomicU32::new(0)));
         let leaving = left.clone();
         tokio::spawn(async move {
@@ -73,7 +73,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(LIMIT, future).await.expect("it takes too long")
 }
 
-async fn serve(mut stream: TcpStream, answers: Answers, tell: mpsc::UnboundedSender<Asked>, left: Arc<AtomicU32>) {
+async fn serve(mut stream: TcpStream, answers: Answers, tell: mpsc::Sender<Asked>, left: Arc<AtomicU32>) {
     let mut read = Vec::new();
     loop {
         let head = loop {
@@ -96,7 +96,7 @@ async fn serve(mut stream: TcpStream, answers: Answers, tell: mpsc::UnboundedSen
         let body = String::from_utf8(std::mem::replace(&mut read, rest)).unwrap();
         let asked = Asked { method: head.split(' ').next().unwrap().to_owned(), head, body };
         let answer = answers(&asked);
-        let _nobody_looks = tell.send(asked);
+        let _nobody_looks = tell.try_send(asked);
         let (now, open) = match answer.strip_suffix('…') {
             Some(now) => (now, true),
             None => (&answer[..], false),
