@@ -37,9 +37,12 @@ impl Lines {
             if held < READ_BYTES {
                 self.buf.reserve(READ_BYTES);
             } else {
-                // By hand, because the buffer's own growth does not stop at the limit; and in few steps, because what was given back
-                // may count as ours for a while.
-                let room = if held * 4 < bytes_max { held * 4 } else { bytes_max.max(held).saturating_add(READ_BYTES) };
+                // By hand, because the buffer's own growth does not stop at the limit; and soon to all it may be, because what was given
+                // back may count as ours for a while, and what is not written to costs nothing.
+                let room = match held.saturating_mul(16) < bytes_max {
+                    true => held * 4,
+                    false => bytes_max.max(held).saturating_add(READ_BYTES),
+                };
                 let mut larger = BytesMut::with_capacity(room);
                 larger.extend_from_slice(&self.buf);
                 self.buf = larger;
