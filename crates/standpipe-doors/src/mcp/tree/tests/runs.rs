@@ -406,7 +406,8 @@ async fn output_is_a_resource_and_tells_that_there_is_more() {
     );
     next(&mut inlet).await;
     let path = fifo.clone();
-    tokio::task::spawn_blocking(move || std::fs::write(path, "go\n").unwrap()).await.unwrap();
+    // It waits for who reads.
+    std::thread::spawn(move || std::fs::write(path, "go\n").unwrap());
     timeout(LIMIT, async {
         while read().await["text"] != "one\ntwo\n" {
             assert_eq!(next(&mut inlet).await["params"]["uri"], json!(uri));

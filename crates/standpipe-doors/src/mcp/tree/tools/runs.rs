@@ -307,20 +307,19 @@ async fn start_run(call: Call<'_>) -> Result<Outcome, ToolError> {
 }
 
 /// Starts a run; it is in the tree when this returns.
-async fn start(tree: &Tree, request: &Request, args: StartArgs) -> Result<RunRecord, Error> {
+async fn start(tree: &Tree, request: &Request, mut args: StartArgs) -> Result<RunRecord, Error> {
     let (runs, access) = (runs(tree)?, access(tree, request)?);
-    let id = match (args.command, args.pipeline) {
+    let id = match (args.command.take(), args.pipeline.take()) {
         (Some(command), None) => {
             access.may_run_anything()?;
-            let wanted = command_request(command, args.args)?;
-            let wanted = (wanted, args.env, args.timeout_ms, args.title);
-            runs.start(meant(tree, request, &access, wanted)?).await?
+            let wanted = command_request(command, args.args.take())?;
+            runs.start(meant(tree, request, &access, wanted, args)?).await?
         }
         (None, Some(_)) if args.env.is_some() || args.timeout_ms.is_some() => {
             return Err(Error::bad_request("env and timeout_ms belong to a command: a pipeline has its own"));
         }
         (None, Some(pipeline)) => {
-            let params = params(args.args)?;
+            let params = params(args.args.take())?;
             match pipeline.parse::<Name>() {
                 Ok(_) if args.title.is_some() => {
                     return Err(Error::bad_request("title: a run of a job is called as the job"));
@@ -331,9 +330,8 @@ async fn start(tree: &Tree, request: &Request, args: StartArgs) -> Result<RunRec
                 }
                 Err(_) => {
                     access.may_run_anything()?;
-                    let wanted =
-                        (json!({ "pipeline": { "text": pipeline }, "params": params }), None, None, args.title);
-                    runs.start(meant(tree, request, &access, wanted)?).await?
+                    let wanted = json!({ "pipeline": { "text": pipeline }, "params": params });
+                    runs.start(meant(tree, request, &access, wanted, args)?).await?
                 }
             }
         }
@@ -369,7 +367,8 @@ fn meant(
     tree: &Tree,
     request: &Request,
     access: &Access<'_>,
-    (mut wanted, env, timeout_ms, title): (Value, Option<BTreeMap<String, String>>, Option<u64>, Option<String>),
+    mut wanted: Value,
+    StartArgs { env, timeout_ms, title, .. }: StartArgs,
 ) -> Result<standpipe_runs::Start, Error> {
     if let Some(env) = env {
         let all: BTreeMap<_, _> =
