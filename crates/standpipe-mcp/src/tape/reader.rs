@@ -53,7 +53,7 @@ pub(super) struct Recorded {
 impl Recorded {
     /// Its reply.
     pub(super) fn reply(&self) -> Option<&Step> {
-        self.steps.iter().rev().find(|step| step.way == Way::Call && step.message.kind() == Kind::Response)
+        self.steps.iter().rev().find(|step| step.is_reply())
     }
 }
 
@@ -66,6 +66,12 @@ pub(super) struct Step {
     pub(super) message: Message,
     /// A request of the server that the client has answered.
     pub(super) answered: bool,
+}
+
+impl Step {
+    pub(super) fn is_reply(&self) -> bool {
+        self.way == Way::Call && self.message.kind() == Kind::Response
+    }
 }
 
 /// Which way something went.

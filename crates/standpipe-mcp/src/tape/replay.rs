@@ -31,7 +31,8 @@ use crate::{Caller, Conversation, Fault, LegacyServer, Metrics, ModernServer, Ou
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 /// Messages that are sent at once; more take turns with the one who takes them out.
 const AT_ONCE: usize = 64;
-/// Pause between them.
+/// Pause between them, and before a reply that something goes before: some clients (the TypeScript SDK 1.x) forget the progress that they get
+/// in one piece with its reply.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long a request of the server waits for the client's answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -261,7 +262,7 @@ impl Play {
         let recorded = self.recorded();
         !self.inner.timing
             && recorded.steps.len() <= AT_ONCE
-            && recorded.reply().is_some()
+            && recorded.steps.first().is_some_and(Step::is_reply)
             && !recorded.steps.iter().any(|step| step.answered)
     }
 
@@ -332,7 +333,7 @@ impl Play {
             if self.inner.timing {
                 let after = Duration::try_from_secs_f64((step.at - recorded.at) / 1e3).unwrap_or_default();
                 tokio::time::sleep_until(began + after).await;
-            } else if number > 0 && number % AT_ONCE == 0 {
+            } else if number > 0 && (number % AT_ONCE == 0 || step.is_reply()) {
                 tokio::time::sleep(PAUSE).await;
             }
             let sent = match &self.talk {
