@@ -52,6 +52,14 @@ fn play(packages: &Path, server: &Server, revision: &str) -> Scores {
     scores
 }
 
+/// Lines such as `✓ NAME: 2 passed`; `behind` follows the name.
+fn lines<'t>(text: &'t str, behind: &'t str) -> impl Iterator<Item = (String, bool)> + 't {
+    text.lines().filter_map(move |line| {
+        let (mark, rest) = line.trim_start().split_once(' ').filter(|(mark, _)| matches!(*mark, "✓" | "✗"))?;
+        Some((rest.split_once(behind)?.0.to_owned(), mark == "✓"))
+    })
+}
+
 /// What the suite wrote down about a scenario that was not passed.
 fn why(results: &Path, name: &str) -> String {
     let mut found = String::new();

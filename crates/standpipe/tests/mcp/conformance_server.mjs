@@ -429,7 +429,16 @@ async function answer(request) {
   }
   const known = METHODS[method] ?? ONLY_LEGACY[method];
   if (!known) throw new Failure(-32601, `Method not found: ${method}`);
-  return known(params, new Call(request, false));
+  const call = new Call(request, false);
+  let result = await known(params, call);
+  // What a modern client is asked for in rounds of its call, a legacy one is asked for by requests.
+  while (result.resultType === 'input_required') {
+    const asked = Object.entries(result.inputRequests).map(async ([name, { method, params }]) => [name, await ask(method, params)]);
+    call.responses = Object.fromEntries(await Promise.all(asked));
+    call.state = result.requestState;
+    result = await known(params, call);
+  }
+  return result;
 }
 
 function listen({ id, params }) {
