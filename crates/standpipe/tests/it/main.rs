@@ -26,6 +26,7 @@ mod line;
 mod line_hostile;
 mod longpoll;
 mod mcp_board;
+mod mcp_bridge;
 mod mcp_conformance;
 mod mcp_everything;
 #[cfg(target_os = "linux")]
