@@ -259,7 +259,8 @@ async fn subscriptions_are_one_stream() {
     assert_eq!(third.listening.lock().len(), 1);
     assert!(notes.listening.lock()[0].is_gone());
     drop(inlet);
-    third.listening.lock()[0].gone().await;
+    let asked = third.listening.lock()[0].clone();
+    asked.gone().await;
 }
 
 #[tokio::test(start_paused = true)]
