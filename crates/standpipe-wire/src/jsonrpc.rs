@@ -601,7 +601,7 @@ mod tests {
                 r#"{{"jsonrpc":"2.0","id":12345,"method":"tools/call","params":{{"_meta":{{"progressToken":7}},"name":"echo","arguments":{{"text":"{text}"}}}}}}"#
             ));
             let rounds = (200 << 20) / bytes.max(2_000);
-            let mut run = |what: &str, mut round: Box<dyn FnMut()>| {
+            let run = |what: &str, mut round: Box<dyn FnMut()>| {
                 let began = std::time::Instant::now();
                 (0..rounds).for_each(|_| round());
                 println!("{bytes} bytes, {what}: {} ns", began.elapsed().as_nanos() / rounds as u128);

@@ -48,7 +48,8 @@ async fn metrics_on_the_page_exist() {
     bench.core.metrics.register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let elsewhere = |code: &str| ["_database_", "_auth_", "_streams_", "_runs_", "_mcp_"].iter().any(|part| code.contains(part));
+    let elsewhere =
+        |code: &str| ["_database_", "_auth_", "_streams_", "_runs_", "_mcp_"].iter().any(|part| code.contains(part));
     for metric in PAGE.split('`').filter(|code| code.starts_with("standpipe_") && !elsewhere(code)) {
         let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
         assert!(text.contains(&format!("{name}{{")) || text.contains(&format!("{name} ")), "no metric {metric}");

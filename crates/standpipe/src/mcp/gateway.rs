@@ -344,7 +344,7 @@ mod tests {
         check("--listen 127.0.0.1:0 --host a/b -- x", Err("--host a/b"));
         check("--listen 127.0.0.1:0 --origin example.com -- x", Err("--origin example.com"));
         check("--listen 127.0.0.1:0 --call-total 1s --call-timeout 2s -- x", Err("mcp_call_total_ms_max"));
-        check("--listen nonsense -- x", Err("HOST:PORT"));
+        check("--listen nonsense --insecure --anonymous -- x", Err("HOST:PORT"));
     }
 
     #[test]

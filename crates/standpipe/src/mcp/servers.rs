@@ -38,7 +38,7 @@ mod tests {
         };
         check(
             "{\"mcpServers\":{\"a\":{\"command\":\"x\",\"argz\":[]}}}",
-            ":1:41: mcpServers.a.argz: unknown key\nhelp: did you mean args?",
+            ":1:42: mcpServers.a.argz: unknown key\nhelp: did you mean args?",
         );
         check(&" ".repeat(FILE_BYTES_MAX as usize + 1), "longer than 1048576 bytes");
         assert!(servers(Path::new("no-such-file")).unwrap_err().to_string().contains("no-such-file"));

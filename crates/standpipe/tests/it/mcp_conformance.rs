@@ -36,15 +36,11 @@ fn play(packages: &Path, server: &Server, revision: &str) -> Scores {
     command.args(["server", "--url", &url, "--requirements", revision, "--output-dir", "."]).current_dir(&results);
     let output = command.env("NO_COLOR", "1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let scored = text.split("Not scored").next().unwrap_or_default();
-    let mut scores = Scores::new();
-    for line in scored.lines() {
-        let Some((mark, rest)) = line.split_once(' ').filter(|(mark, _)| matches!(*mark, "✓" | "✗")) else {
-            continue;
-        };
-        let Some((name, _)) = rest.split_once(": ") else { continue };
-        scores.insert(name.to_owned(), mark == "✓");
-    }
+    let (played, not_scored) = text.split_once("Not scored").unwrap_or((&text, ""));
+    let mut scores: Scores = lines(played, ": ").collect();
+    lines(not_scored, " (").for_each(|(name, _)| {
+        scores.remove(&name);
+    });
     assert!(scores.len() >= 30, "the suite has not run:\n{text}");
     for (name, _) in scores.iter().filter(|(_, passed)| !**passed) {
         eprintln!("{revision} {name}: {}", why(results.path(), name));

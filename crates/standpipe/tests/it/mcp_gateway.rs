@@ -83,7 +83,7 @@ fn one_process_for_all() {
     let pids: BTreeSet<String> = (0..100).map(|call| clients[call % clients.len()].tool("pid", &json!({}))).collect();
     assert_eq!(pids.len(), 1, "100 requests, one process");
     let status = state(server.addr(), "main");
-    assert_eq!((&status["calls"].as_u64() >= &Some(100), &status["mode"]), (true, &json!("shared")), "{status}");
+    assert_eq!((status["calls"].as_u64() >= Some(100), &status["mode"]), (true, &json!("shared")), "{status}");
     quiet(server, &[]);
 }
 

@@ -153,7 +153,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
     let mut process = stdio(dir.path());
     process.ask(&set(1, "/a", json!("x".repeat(100_000))));
     let mut input = process.input.take().unwrap();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(2_000);
     let writing = std::thread::spawn(move || {
         for id in 0..2_000 {
             input.write_all(format!("{}\n", get(id, "/a")).as_bytes()).unwrap();
