@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use standpipe_testkit::http::Conn;
-use standpipe_testkit::{tool, until};
+use standpipe_testkit::until;
 
 use crate::Run;
 use crate::figures::{Bar, Load, Turn, compare, each, figure, missing, ratio};
@@ -81,12 +81,13 @@ impl Gateway {
 
     /// The program of a peer, if it is installed.
     fn program(self) -> Option<PathBuf> {
-        match self {
-            Self::Supergateway => tool("node_modules/.bin/supergateway"),
-            Self::NpmProxy => tool("node_modules/.bin/mcp-proxy"),
-            Self::PypiProxy => tool("peers/bin/mcp-proxy"),
-            Self::Shared | Self::Session => None,
-        }
+        let program = match self {
+            Self::Supergateway => "node_modules/.bin/supergateway",
+            Self::NpmProxy => "node_modules/.bin/mcp-proxy",
+            Self::PypiProxy => "peers/bin/mcp-proxy",
+            Self::Shared | Self::Session => return None,
+        };
+        Some(crate::target().ok()?.join("tools").join(program)).filter(|program| program.exists())
     }
 
     fn how_to_install(self) -> &'static str {

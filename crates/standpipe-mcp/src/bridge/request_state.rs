@@ -2,6 +2,7 @@
 //! us; what is given away says which call it is, and a code over it and over whom it was given to (spec mcp §4.3; the protocol's
 //! basic/patterns/mrtr, server requirements 5 and 6). The key is made at start, so a handle does not outlive the process, as its call does not.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -46,7 +47,8 @@ pub(super) enum Rejected {
 /// Makes and checks handles.
 #[derive(Debug)]
 pub(super) struct Seal {
-    key: hmac::Key,
+    /// Made when it is first used: gathering randomness takes 25 ms, once in a process.
+    key: OnceLock<hmac::Key>,
     since: Instant,
 }
 
@@ -55,8 +57,12 @@ const CODE: usize = 32;
 
 impl Seal {
     pub(super) fn new() -> Self {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("the system gives random bytes");
-        Self { key, since: Instant::now() }
+        Self { key: OnceLock::new(), since: Instant::now() }
+    }
+
+    fn key(&self) -> &hmac::Key {
+        let make = || hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        self.key.get_or_init(|| make().expect("the system gives random bytes"))
     }
 
     /// The handle as it is given away, good for `lifetime`.
@@ -67,7 +73,7 @@ impl Seal {
         bytes.extend_from_slice(&handle.call.unwrap_or_default().to_be_bytes());
         bytes.extend_from_slice(&handle.round.to_be_bytes());
         bytes.extend_from_slice(&expires_ms.to_be_bytes());
-        let code = hmac::sign(&self.key, &covered(&bytes, bound));
+        let code = hmac::sign(self.key(), &covered(&bytes, bound));
         bytes.extend_from_slice(code.as_ref());
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -79,7 +85,7 @@ impl Seal {
     pub(super) fn open(&self, text: &str, bound: Bound<'_>) -> Result<Handle, Rejected> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Rejected::Foreign)?;
         let (payload, code) = bytes.split_at_checked(PAYLOAD).ok_or(Rejected::Foreign)?;
-        hmac::verify(&self.key, &covered(payload, bound), code).map_err(|_| Rejected::Foreign)?;
+        hmac::verify(self.key(), &covered(payload, bound), code).map_err(|_| Rejected::Foreign)?;
         let number = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("a slice of eight bytes"));
         if self.since.elapsed().as_millis() as u64 >= number(13) {
             return Err(Rejected::Expired);
