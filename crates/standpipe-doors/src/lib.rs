@@ -7,6 +7,7 @@ mod commands;
 mod dispatch;
 mod fault;
 mod firebase;
+mod goodbye;
 mod http;
 mod line;
 mod mcp;

@@ -19,8 +19,10 @@ use bytes::{Buf as _, BytesMut};
 use futures_util::FutureExt as _;
 use standpipe_serve::{BytesPermit, CloseReason, Conn, ConnIo, Limits, Outcome, Refusal, RequestGuard, Session};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
+use crate::goodbye::{self, GOODBYE_WITHIN};
 use crate::scratch::{Scratch, TURN_BYTES, with_scratch};
 
 /// Commands of one connection whose answers may be under way at once; more wait unread.
@@ -120,7 +122,8 @@ pub(crate) async fn serve<P: Protocol>(conn: Conn, session: Session, protocol: P
     .await;
     session.not_due();
     // The peer reads the last reply and then the end, unless it has gone.
-    let _gone = talk.io.shutdown().await;
+    let last_words = goodbye::end(&mut talk.io, goodbye::cuts_short(reason));
+    let _gone = timeout(GOODBYE_WITHIN, last_words).await;
     reason
 }
 
@@ -128,9 +131,9 @@ pub(crate) async fn serve<P: Protocol>(conn: Conn, session: Session, protocol: P
 pub(crate) async fn refuse(mut conn: Conn, words: &[u8]) {
     let told = async {
         conn.io.write_all(words).await?;
-        conn.io.shutdown().await
+        goodbye::end(&mut conn.io, true).await
     };
-    let _gone = told.await;
+    let _gone = timeout(GOODBYE_WITHIN, told).await;
 }
 
 /// What the connection's deadline is about.

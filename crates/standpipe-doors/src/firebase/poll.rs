@@ -22,9 +22,7 @@ use tokio::time::timeout;
 use super::poll_move::{Move, Moved};
 use super::registry::new_id;
 use super::session::{Incoming, Link};
-
-/// How long a session that ends waits for a request to take its last words.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+use crate::goodbye::GOODBYE_WITHIN;
 
 /// Bytes of a message in pieces that need no admission.
 const UNADMITTED_BYTES: usize = 64 << 10;

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
@@ -13,21 +12,19 @@ use standpipe_engine::Error;
 use standpipe_serve::{BytesPermit, CloseReason, RequestGuard, Session};
 use standpipe_wire::firebase::{Pieces, pieces};
 use standpipe_wire::websocket::{Decoded, Decoder, Opcode, Said, Violation, put, put_close};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::poll_move::carry_on;
 use super::session::{self, Incoming, Link};
 use super::{Context, Polls};
+use crate::goodbye::{self, GOODBYE_WITHIN};
 use crate::http::{Busy, Stream};
 use crate::scratch::{TURN_BYTES, with_scratch};
 
 /// Bytes written at once; what is longer is made and written in parts.
 const WRITE_BYTES: usize = 64 << 10;
-
-/// How long a peer has to take our goodbye.
-pub(crate) const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection that from here on is a WebSocket.
 #[derive(Debug)]
@@ -317,11 +314,10 @@ impl Link for WebSocket {
             (None, reason) => (1008, format!("closed: {}", reason.as_str())),
         };
         put_close(code, &words, &mut self.out);
-        let goodbye = async {
+        let last_words = async {
             self.flush().await?;
-            let _gone = self.stream.shutdown().await;
-            Ok::<_, CloseReason>(())
+            goodbye::end(&mut self.stream, goodbye::cuts_short(reason)).await.map_err(|_| CloseReason::PeerVanished)
         };
-        let _gone = timeout(GOODBYE_WITHIN, goodbye).await;
+        let _gone = timeout(GOODBYE_WITHIN, last_words).await;
     }
 }

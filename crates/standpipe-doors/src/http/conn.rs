@@ -25,15 +25,13 @@ use super::io::{Activity, Stream};
 use super::sse::Takeover;
 use super::{HttpDoor, McpHttp, error_json, whole_seconds};
 use crate::fault::http_refusal;
+use crate::goodbye::{self, GOODBYE_WITHIN};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The smallest write buffer hyper allows: a slow reader holds this much and one chunk.
 const HYPER_BUF_MAX: usize = 128 << 10;
-
-/// How long a refused peer has to take its answer.
-const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who answers the requests of a connection.
 #[derive(Clone, Debug)]
@@ -80,15 +78,11 @@ pub(super) async fn refuse(conn: Conn, refusal: &Refusal) {
     .into_bytes();
     answer.extend_from_slice(&body);
     let mut io = conn.io;
-    let polite = async {
+    let last_words = async {
         io.write_all(&answer).await?;
-        io.shutdown().await?;
-        // What the peer has sent must be taken, or the kernel resets the answer away.
-        let mut rest = [0; 1024];
-        while io.read(&mut rest).await? > 0 {}
-        std::io::Result::Ok(())
+        goodbye::end(&mut io, true).await
     };
-    let _gone = timeout(REFUSE_WITHIN, polite).await;
+    let _gone = timeout(GOODBYE_WITHIN, last_words).await;
 }
 
 /// Waits for the peer to say something, and reads enough to recognise what.
@@ -185,7 +179,7 @@ async fn serve_h1(session: &Session, mut stream: Stream, service: Answers, activ
         };
         let idle = Duration::from_millis(session.limits().idle_ms_max);
         if let Err(reason) = wait_readable(session, &stream, idle, CloseReason::IdleTimeout).await {
-            let _gone = timeout(REFUSE_WITHIN, stream.shutdown()).await;
+            let _gone = timeout(GOODBYE_WITHIN, stream.shutdown()).await;
             return reason;
         }
     }
@@ -222,7 +216,8 @@ async fn talk_h1(
             ended = poll_fn(|context| conn.poll_without_shutdown(context)) => {
                 let mut stream = conn.into_parts().io.into_inner();
                 let reason = close_reason(ended, activity, stopping);
-                let _gone = timeout(REFUSE_WITHIN, stream.shutdown()).await;
+                let is_cut_short = activity.body_left() || goodbye::cuts_short(reason);
+                let _gone = timeout(GOODBYE_WITHIN, Box::pin(goodbye::end(&mut stream, is_cut_short))).await;
                 return Talk::Closed(reason);
             }
             takeover = activity.takeover() => {
@@ -235,7 +230,7 @@ async fn talk_h1(
                 stopping = true;
                 if activity.is_quiet() {
                     let mut stream = conn.into_parts().io.into_inner();
-                    let _gone = timeout(REFUSE_WITHIN, stream.shutdown()).await;
+                    let _gone = timeout(GOODBYE_WITHIN, stream.shutdown()).await;
                     return Talk::Closed(CloseReason::Shutdown);
                 }
                 Pin::new(&mut conn).graceful_shutdown();

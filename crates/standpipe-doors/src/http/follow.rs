@@ -23,7 +23,8 @@ use super::io::{Busy, Stream};
 use super::output::outcome_headers;
 use super::sse::{KEEP_ALIVE, SLICES_MAX, left, put_headers, send};
 use crate::auth::instant;
-use crate::firebase::websocket::{GOODBYE_WITHIN, switching};
+use crate::firebase::websocket::switching;
+use crate::goodbye::{self, GOODBYE_WITHIN};
 use crate::streams::{Form, Part, Viewing, end_of, gap_line, last_line, records_of};
 
 /// Bytes gathered for one write; a viewer that takes them slowly holds so many, and a chunk more.
@@ -495,11 +496,11 @@ async fn carry_messages(
     let (mut ears, mut next) = (Ears::default(), Next::More);
     loop {
         if next != Next::More {
-            let goodbye = async {
+            let last_words = async {
                 send(&mut stream, &mut frames).await?;
-                stream.shutdown().await
+                goodbye::end(&mut stream, goodbye::cuts_short(feed.end)).await
             };
-            let _gone = timeout(GOODBYE_WITHIN, goodbye).await;
+            let _gone = timeout(GOODBYE_WITHIN, last_words).await;
             request.finished();
             return feed.end;
         }

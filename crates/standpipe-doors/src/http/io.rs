@@ -66,6 +66,11 @@ impl Activity {
         self.body_left.store(false, Ordering::Relaxed);
     }
 
+    /// Not all of the last request's body was taken.
+    pub(crate) fn body_left(&self) -> bool {
+        self.body_left.load(Ordering::Relaxed)
+    }
+
     /// Requests begun so far.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
@@ -135,7 +140,7 @@ impl Drop for Busy {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
         self.0.read.store(false, Ordering::Relaxed);
         // What is left of a body must never be taken for a request.
-        self.0.fresh.store(!self.0.body_left.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.0.fresh.store(!self.0.body_left(), Ordering::Relaxed);
     }
 }
 

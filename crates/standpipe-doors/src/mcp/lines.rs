@@ -1,7 +1,6 @@
 //! MCP on lines, one message each: standard input and output, Unix sockets, TCP (spec mcp §2.1).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use standpipe_mcp::Fault;
@@ -14,9 +13,7 @@ use tokio::time::timeout;
 use super::pump::{Framing, Out, Patience, Taken, pump};
 use super::talk::{Talk, refused};
 use super::{Endpoint, Mcp};
-
-/// How long a peer has to take why it is not served.
-const REFUSE_WITHIN: Duration = Duration::from_secs(1);
+use crate::goodbye::{self, GOODBYE_WITHIN};
 
 /// One message a line.
 #[derive(Debug)]
@@ -82,12 +79,12 @@ impl Door for McpLines {
 
 /// Tells why nothing is served, and ends.
 async fn say(io: &mut ConnIo, fault: &Fault) {
-    let goodbye = async {
+    let last_words = async {
         io.write_all(fault.answer(None).bytes()).await?;
         io.write_all(b"\n").await?;
-        io.shutdown().await
+        goodbye::end(io, true).await
     };
-    let _gone = timeout(REFUSE_WITHIN, goodbye).await;
+    let _gone = timeout(GOODBYE_WITHIN, last_words).await;
 }
 
 /// Messages on lines.

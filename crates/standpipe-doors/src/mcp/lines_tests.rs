@@ -1,5 +1,7 @@
 //! Lines over a real connection: cut anywhere, too long, not taken, and ended in the middle.
 
+use std::time::Duration;
+
 use standpipe_serve::Limits;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;

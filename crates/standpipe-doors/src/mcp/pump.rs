@@ -19,15 +19,13 @@ use tokio::time::{Instant, Interval, Sleep, interval_at, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
 use super::talk::{Talk, TooSlow, refused, too_long};
+use crate::goodbye::{self, GOODBYE_WITHIN};
 
 /// Output that is gathered before it is written; reading stops while so much waits. Input above it is admitted like a body.
 const GATHER_BYTES: usize = 64 << 10;
 
 /// A message of at least this many bytes is written as it is, not copied.
 const WHOLE_BYTES: usize = 16 << 10;
-
-/// How long a peer has to take our goodbye.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How messages stand in a stream of bytes.
 pub(crate) trait Framing: Send {
@@ -126,14 +124,14 @@ where
     // What is still at work is cancelled before the client can hear of the end.
     drop(talk);
     framing.goodbye(reason, &mut out);
-    let goodbye = async {
+    let last_words = async {
         while !out.is_empty() {
             let count = io.write(out.chunk()).await?;
             out.advance(count);
         }
-        io.shutdown().await
+        goodbye::end(io, goodbye::cuts_short(reason)).await
     };
-    let _gone = timeout(GOODBYE_WITHIN, goodbye).await;
+    let _gone = timeout(GOODBYE_WITHIN, last_words).await;
     reason
 }
 

@@ -14,12 +14,10 @@ use standpipe_wire::jsonrpc::Message;
 use tokio::time::{Instant, sleep_until};
 
 use crate::auth::instant;
+use crate::goodbye::GOODBYE_WITHIN;
 
 /// Events that are there already go out together, up to about this many bytes.
 const TOGETHER_BYTES: usize = 32 << 10;
-
-/// How long a stream of subscriptions has to say goodbye when the server stops.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where messages come from.
 #[derive(Debug)]

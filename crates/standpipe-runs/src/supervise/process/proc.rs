@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -13,6 +14,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 pub(crate) const NODE_VARIABLE: &str = "STANDPIPE_NODE";
 /// Of an environment so much is read: ours come first in what we start, but a shell may order them anew.
 const ENVIRON_BYTES_MAX: u64 = 1 << 20;
+/// How long the environment of a process is looked for that is between two programs.
+const EXEC_MAX: Duration = Duration::from_millis(50);
+/// A thread of the kernel, among the flags of `/proc/PID/stat` (PF_KTHREAD).
+const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// A process, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +25,8 @@ struct Stat {
     zombie: bool,
     parent: i32,
     session: i32,
+    /// Bytes of its environment; none is known while `execve` goes from one program to the next.
+    environ: Option<u64>,
     /// When it began, in ticks since the system did: with the number it is one process and no later one.
     begun: u64,
 }
@@ -50,8 +57,18 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let zombie = matches!(fields.next()?, "Z" | "X");
     let parent = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
-    let begun = fields.nth(15)?.parse().ok()?;
-    Some(Stat { zombie, parent, session, begun })
+    let flags: u64 = fields.nth(2)?.parse().ok()?;
+    let begun = fields.nth(12)?.parse().ok()?;
+    let code_start = fields.nth(3)?;
+    let environ_start: u64 = fields.nth(23)?.parse().ok()?;
+    let environ_end: u64 = fields.next()?.parse().ok()?;
+    let environ = match code_start {
+        _ if zombie || flags & KERNEL_THREAD != 0 => Some(0),
+        // The last that is set.
+        "0" => None,
+        _ => Some(environ_end.saturating_sub(environ_start)),
+    };
+    Some(Stat { zombie, parent, session, environ, begun })
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -60,14 +77,28 @@ fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&String::from_utf8_lossy(&bytes))
 }
 
-/// Whether the environment of a process has all of these `NAME=value`. What it was started with, to be exact.
+/// What a process was started with. One that goes from program to program may be seen with none of it, or with a part, and
+/// is then looked at again. Our own children are that for a moment: `vfork` lets us go on when the old program is gone.
+fn environ(pid: i32) -> Option<Vec<u8>> {
+    let begun = Instant::now();
+    loop {
+        let mut environ = Vec::new();
+        let file = std::fs::File::open(format!("/proc/{pid}/environ")).ok()?;
+        file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ).ok()?;
+        let is_whole = stat(pid)?.environ.is_some_and(|bytes| environ.len() as u64 == bytes.min(ENVIRON_BYTES_MAX));
+        if is_whole || begun.elapsed() > EXEC_MAX {
+            return Some(environ);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Whether the environment of a process has all of these `NAME=value`.
 fn bears(pid: i32, marks: &[&str]) -> bool {
-    let mut environ = Vec::new();
-    let read = std::fs::File::open(format!("/proc/{pid}/environ"))
-        .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ));
     !marks.is_empty()
-        && read.is_ok()
-        && marks.iter().all(|mark| environ.split(|byte| *byte == 0).any(|entry| matches(entry, mark)))
+        && environ(pid).is_some_and(|environ| {
+            marks.iter().all(|mark| environ.split(|byte| *byte == 0).any(|entry| matches(entry, mark)))
+        })
 }
 
 /// A mark that ends with `*` stands for all that begin so.
@@ -138,13 +169,38 @@ mod tests {
 
     #[test]
     fn stat_is_read_whatever_the_program_is_called() {
-        let stat = |zombie, parent, session| Some(Stat { zombie, parent, session, begun: 99 });
-        let rest = "0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 100";
-        assert_eq!(parse_stat(&format!("7 (sh) S 1 7 7 {rest}")), stat(false, 1, 7));
-        assert_eq!(parse_stat(&format!("7 (a) Z 9 (b) Z 3 4 5 {rest}")), stat(true, 3, 5));
-        for bad in ["", "7", "7 (sh", "7 (sh)", "7 (sh) S 1 7", "7 (sh) S x 7 7"] {
+        let check = |head: &str,
+                     flags: u64,
+                     (code, environ): (u8, &str),
+                     expected: Option<(bool, i32, i32, Option<u64>)>| {
+            let between = "0 ".repeat(23);
+            let text = format!("{head} 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 99 1 2 3 {code} {between}{environ} 0");
+            let expected =
+                expected.map(|(zombie, parent, session, environ)| Stat { zombie, parent, session, environ, begun: 99 });
+            assert_eq!(parse_stat(&text), expected, "{text}");
+        };
+        let user = 0x40_0100;
+        check("7 (sh) S 1 7 7", user, (1, "7000 8000"), Some((false, 1, 7, Some(1_000))));
+        check("7 (sh) R 1 7 7", user, (0, "0 0"), Some((false, 1, 7, None)));
+        check("7 (sh) R 1 7 7", user, (0, "7000 7000"), Some((false, 1, 7, None)));
+        check("7 (sh) R 1 7 7", user, (1, "7000 7000"), Some((false, 1, 7, Some(0))));
+        check("7 (a) Z 9 (b) Z 3 4 5", user, (0, "0 0"), Some((true, 3, 5, Some(0))));
+        check("7 (kworker/0:1) I 2 0 0", KERNEL_THREAD | 64, (0, "0 0"), Some((false, 2, 0, Some(0))));
+        for bad in ["", "7", "7 (sh", "7 (sh)", "7 (sh) S 1 7", "7 (sh) S x 7 7", "7 (sh) S 1 7 7 0 -1 64 1 2"] {
             assert_eq!(parse_stat(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn who_goes_from_program_to_program_is_never_missed() {
+        let mut program = std::process::Command::new("sh");
+        program.args(["-c", r#"exec sh -c "$NEXT""#]).env("NEXT", r#"exec sh -c "$NEXT""#).env("MARK", "here");
+        let mut child = program.spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let seen = (0..3_000).filter(|_| bears(pid, &["MARK=here"])).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(seen, 3_000);
     }
 
     #[test]
