@@ -17,6 +17,8 @@ const LIMITS: [(&str, &str); 3] = [
     ("STANDPIPE_LIMITS_MCP_CALLS_PER_PRINCIPAL_MAX", "64"),
 ];
 
+const STREAMABLE: (&str, &str) = ("http", "/mcp");
+
 pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mcp").join(name)
 }
@@ -37,7 +39,7 @@ fn everything(packages: &Path) -> String {
 /// The gateway in front of `server-everything`.
 fn gateway(packages: &Path, mode: &str) -> Server {
     let launch = LIMITS.iter().fold(Launch::gateway(), |launch, (name, value)| launch.env(*name, *value));
-    launch.args(["--mode", mode, "--", "node", &everything(packages), "stdio"]).start().unwrap()
+    launch.args(["--sse", "--mode", mode, "--", "node", &everything(packages), "stdio"]).start().unwrap()
 }
 
 /// What a client that has ended printed; it must have succeeded.
@@ -47,10 +49,11 @@ fn told(output: &Output, server: &Server) -> String {
     out
 }
 
-fn typescript(version: &str, clients: usize, mode: &str) {
+/// `door` is where the clients go: the scheme, and the path after the address.
+fn typescript(version: &str, clients: usize, mode: &str, door: (&str, &str)) {
     let Some(packages) = packages() else { return };
     let server = gateway(&packages, mode);
-    let url = format!("http://{}/mcp", server.addr());
+    let url = format!("{}://{}{}", door.0, server.addr(), door.1);
     let mut command = Command::new("node");
     command.arg(script("everything_client.mjs")).args([version, &url, &clients.to_string(), mode]);
     let output = command.env("STANDPIPE_TOOLS", &packages).output().unwrap();
@@ -72,22 +75,32 @@ fn python(clients: usize, mode: &str, era: &str) {
 
 #[test]
 fn typescript_1_a_process_for_the_session() {
-    typescript("1", 1, "session");
+    typescript("1", 1, "session", STREAMABLE);
 }
 
 #[test]
 fn typescript_1_sixteen_sessions() {
-    typescript("1", 16, "session");
+    typescript("1", 16, "session", STREAMABLE);
+}
+
+#[test]
+fn typescript_1_over_the_transport_of_2024() {
+    typescript("1", 4, "session", ("http", "/mcp/sse"));
+}
+
+#[test]
+fn typescript_1_over_websockets() {
+    typescript("1", 4, "session", ("ws", "/mcp/ws"));
 }
 
 #[test]
 fn typescript_2_one_client_of_a_shared_process() {
-    typescript("2", 1, "shared");
+    typescript("2", 1, "shared", STREAMABLE);
 }
 
 #[test]
 fn typescript_2_sixteen_clients_of_a_shared_process() {
-    typescript("2", 16, "shared");
+    typescript("2", 16, "shared", STREAMABLE);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use standpipe_mcp::sessions::Seat;
 use standpipe_serve::{Session, WatchPermit};
 use standpipe_wire::jsonrpc::Message;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::answers::{Answer, Outcome, Refused, empty, events};
 use super::{Call, refused};
@@ -108,13 +108,15 @@ impl Call<'_> {
         let id = query.split('&').find_map(|pair| pair.strip_prefix("session=")).unwrap_or_default();
         let messages = self.sse_session(id)?;
         let message = self.message(body).await?;
-        match messages.try_send(message) {
-            Ok(()) => Ok(empty(StatusCode::ACCEPTED)),
-            Err(mpsc::error::TrySendError::Full(_)) => {
+        // Clients send many at once, faster than a stream looks. As long as it may take nothing, they may wait.
+        let patience = Duration::from_millis(self.visit.session.limits().mcp_write_progress_ms_max);
+        match timeout(patience, messages.send(message)).await {
+            Ok(Ok(())) => Ok(empty(StatusCode::ACCEPTED)),
+            Ok(Err(_)) => Err(unknown()),
+            Err(_) => {
                 let message = "the client does not take what its stream sends: read it, then try again";
                 Err(Refused::of(Fault::overloaded(message, Duration::from_secs(1))))
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(unknown()),
         }
     }
 

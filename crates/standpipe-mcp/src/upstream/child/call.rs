@@ -1,5 +1,6 @@
 //! A call on its way to a process, and while it is there: whose it is, what it is for, and where its reply goes.
 
+use memchr::memchr2;
 use standpipe_wire::jsonrpc::{Edit, Malformed, Message, Span};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
@@ -104,7 +105,11 @@ impl Numbered {
 /// Ends the line that begins at `start`. Newlines in it are white space between parts of a message, for JSON has none in
 /// strings.
 pub(super) fn end_line(out: &mut Vec<u8>, start: usize) {
-    out[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    let mut from = start;
+    while let Some(at) = memchr2(b'\n', b'\r', &out[from..]) {
+        out[from + at] = b' ';
+        from += at + 1;
+    }
     out.push(b'\n');
 }
 
