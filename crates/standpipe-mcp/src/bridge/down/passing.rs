@@ -1,6 +1,7 @@
 //! A call on its way through [`super::Down`]. The server sees one call from begin to end; its client may see several: each question of the
 //! server ends a request with `input_required`, and the retry goes on where it was.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,6 +21,10 @@ use crate::bridge::{MAY_ASK, no_answer};
 use crate::exchange::{Closed, Inlet, Relay};
 use crate::object::Object;
 use crate::{Caller, Conversation, Fault, Outlet, fault};
+
+/// Notices kept for a client that is away with a question, and their bytes; the oldest go first.
+const MISSED_MAX: usize = 16;
+const MISSED_BYTES_MAX: usize = 64 << 10;
 
 /// A call of a modern client in a session of a legacy server.
 pub(super) struct Passing {
@@ -41,6 +46,8 @@ struct State {
     asked: u64,
     /// How often the call was suspended.
     round: u32,
+    /// Notices that came while the seat was empty.
+    missed: VecDeque<Message>,
 }
 
 /// The client of the call.
@@ -79,7 +86,7 @@ impl fmt::Debug for Passing {
 impl Passing {
     pub(super) fn new(number: u64, talk: Arc<Talk>, caller: Caller, request: Message, client: Client) -> Self {
         let seat = Seat::Taken(client);
-        let state = State { caller, seat, stay: 0, questions: Vec::new(), asked: 0, round: 0 };
+        let state = State { caller, seat, stay: 0, questions: Vec::new(), asked: 0, round: 0, missed: VecDeque::new() };
         Self { number, talk, request, state: Mutex::new(state) }
     }
 
@@ -214,9 +221,8 @@ impl Passing {
     }
 
     pub(super) fn notice(&self, notice: Message) -> Result<(), Closed> {
-        let progress = match notice.method() {
-            Some("notifications/progress") => true,
-            Some("notifications/message") => false,
+        match notice.method() {
+            Some("notifications/progress" | "notifications/message") => {}
             Some("notifications/cancelled") => {
                 if let Ok(Some(id)) = notice.at(&["requestId"]) {
                     self.withdraw(notice.slice(id));
@@ -225,15 +231,26 @@ impl Passing {
             }
             Some("notifications/elicitation/complete" | "notifications/tasks/status") => return Ok(()),
             _ => return self.pass_on(notice),
-        };
-        let state = self.state.lock();
-        let Seat::Taken(client) = &state.seat else { return Ok(()) };
-        let (to, message) = match progress {
-            true => (client.to.clone(), self.progress(&notice, client)),
-            false => (client.to.clone(), translate::is_wanted(&notice, client.wishes.level).then_some(notice)),
+        }
+        let mut state = self.state.lock();
+        let (to, message) = match &state.seat {
+            Seat::Taken(client) => (client.to.clone(), self.wanted(notice, client)),
+            Seat::Empty { .. } => {
+                state.miss(notice);
+                return Ok(());
+            }
+            Seat::Left => return Ok(()),
         };
         drop(state);
         message.map_or(Ok(()), |message| to.send(message))
+    }
+
+    /// Progress or a log message as the client wants it, if it does.
+    fn wanted(&self, notice: Message, client: &Client) -> Option<Message> {
+        match notice.method() {
+            Some("notifications/progress") => self.progress(&notice, client),
+            _ => translate::is_wanted(&notice, client.wishes.level).then_some(notice),
+        }
     }
 
     /// A notice that belongs to subscriptions, or one that we know nothing of.
@@ -361,11 +378,24 @@ impl Passing {
         client: Client,
     ) -> Result<(), Fault> {
         let responses = answers(retry)?;
-        let mut state = self.state.lock();
-        let is_his_round = state.round == round;
-        let reply = match &mut state.seat {
-            Seat::Empty { reply, .. } if is_his_round => reply.take(),
-            _ => return Err(invalid("requestState was used before: send the request again without it")),
+        // What it has missed comes first, and what it misses meanwhile.
+        let (mut state, reply) = loop {
+            let mut state = self.state.lock();
+            let State { seat: Seat::Empty { reply, .. }, round: now, missed, .. } = &mut *state else {
+                return Err(used_before());
+            };
+            if *now != round {
+                return Err(used_before());
+            }
+            let missed = std::mem::take(missed);
+            if missed.is_empty() {
+                let reply = reply.take();
+                break (state, reply);
+            }
+            drop(state);
+            for message in missed.into_iter().filter_map(|notice| self.wanted(notice, &client)) {
+                let _gone = client.to.send(message);
+            }
         };
         if let Some(reply) = reply {
             state.vacate();
@@ -467,6 +497,15 @@ impl State {
         }
     }
 
+    /// Keeps a notice for who comes back.
+    fn miss(&mut self, notice: Message) {
+        self.missed.push_back(notice);
+        let bytes = |missed: &VecDeque<Message>| missed.iter().map(|notice| notice.bytes().len()).sum::<usize>();
+        while self.missed.len() > MISSED_MAX || bytes(&self.missed) > MISSED_BYTES_MAX {
+            self.missed.pop_front();
+        }
+    }
+
     /// Takes the questions away that have answers; gives these to be told.
     fn take_answered(&mut self, responses: &Object<'_>) -> Vec<Message> {
         let mut told = Vec::new();
@@ -479,6 +518,10 @@ impl State {
         });
         told
     }
+}
+
+fn used_before() -> Fault {
+    invalid("requestState was used before: send the request again without it")
 }
 
 /// The answers that a retry brings.

@@ -398,6 +398,42 @@ async fn a_reply_may_come_before_its_client() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_told_while_the_client_is_away_comes_when_it_is_back() {
+    for is_over in [false, true] {
+        let (down, mut stand, _news) = opened(Limits::default()).await;
+        let (asked, to, call) = suspended(&down, &mut stand, 1).await;
+        let number = text(&call).split(r#""id":"#).nth(1).and_then(|rest| rest.split(',').next()).unwrap().to_owned();
+        let tell = |step: usize| {
+            let params = format!(r#"{{"progressToken":{number},"progress":{step}}}"#);
+            to.send(Message::notification("notifications/progress", params.as_bytes())).unwrap();
+        };
+        (0..20).for_each(tell);
+        let reply = Message::result(call.id().unwrap(), br#"{"content":[]}"#);
+        if is_over {
+            to.send(reply.clone()).unwrap();
+        }
+        let wrong = send(&down, "user:a", retry("3", "x", r#"{"q1":{"a":1}}"#)).last().await;
+        assert_eq!(code(&wrong), -32602);
+        let answers = format!(
+            r#","inputResponses":{{"q1":{{"a":1}}}},"requestState":"{}","arguments":{{"n":1}},"name":"t""#,
+            state_of(&asked)
+        );
+        let meta = r#","progressToken":"again""#;
+        let mut client = send(&down, "user:a", request("2", "tools/call", ALL, meta, &answers));
+        if !is_over {
+            tell(20);
+            to.send(reply).unwrap();
+        }
+        // The newest of what was missed, then what comes after.
+        for step in 4..if is_over { 20 } else { 21 } {
+            let told = value(&client.next().await);
+            assert_eq!(told["params"], json!({ "progressToken": "again", "progress": step }));
+        }
+        assert_eq!(value(&client.next().await)["id"], 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_come_back_ends_the_call() {
     let (down, mut stand, _news) = opened(Limits::default()).await;
     let (asked, to, call) = suspended(&down, &mut stand, 2).await;
