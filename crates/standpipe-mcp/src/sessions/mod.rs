@@ -2,7 +2,7 @@
 //!
 //! A session belongs to the principal that opened it and to the endpoint it was opened at; to anybody else, and anywhere else, it is not there. It
 //! ends when it is told to, with its conversation, or when nothing of it was used for `mcp_idle_ms_max`: no call runs and no stream is
-//! open. What happens in it is [`session`]'s, what a lost client can have again [`stream`]'s.
+//! open. What happens in it is `session`'s, what a lost client can have again `stream`'s.
 
 mod session;
 mod stream;

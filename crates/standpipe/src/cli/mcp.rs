@@ -155,7 +155,7 @@ pub(crate) struct McpGatewayArgs {
     /// The servers: a JSON file with `mcpServers`, as editors have it
     #[arg(long, value_name = "FILE", conflicts_with = "command", required_unless_present = "command")]
     pub(crate) servers: Option<PathBuf>,
-    /// Configuration file (TOML): [limits], [auth] and [mcp] of it are used
+    /// Configuration file (TOML), of which limits, auth and mcp are used
     #[arg(long, value_name = "FILE", env = "STANDPIPE_CONFIG")]
     pub(crate) config: Option<PathBuf>,
 
@@ -221,7 +221,7 @@ pub(crate) struct McpGatewayArgs {
     /// A host name that clients use beside those of this machine (may be repeated)
     #[arg(long, value_name = "HOST", help_heading = "Clients")]
     pub(crate) host: Vec<String>,
-    /// The origin of a page that may ask, such as https://app.example.com (may be repeated)
+    /// The origin of a page that may ask, such as `https://app.example.com` (may be repeated)
     #[arg(long, value_name = "ORIGIN", help_heading = "Clients")]
     pub(crate) origin: Vec<String>,
     /// Speak without encryption also where others can read along, as behind a proxy

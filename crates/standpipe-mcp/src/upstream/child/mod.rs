@@ -7,7 +7,7 @@
 //!                          └────► Slot of the principal ► Process  tail ◄── stderr      modern requests
 //! ```
 //!
-//! A [`Process`](process::Process) has one lock (`table.rs`) and one life (`life.rs`). Towards it all ids and progress tokens are
+//! A `Process` has one lock (`table.rs`) and one life (`life.rs`). Towards it all ids and progress tokens are
 //! numbers of ours; the client's own are put back on the way to it. Nothing else of a message is touched, or even looked at.
 
 mod breaker;
