@@ -301,15 +301,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit> {
             println!("standpipe ready {url} {others}data={}", values.server.data.display());
         }
         systemd::tell(State::Ready);
-        loop {
-            tokio::select! {
-                biased;
-                told = signals.next() => match told {
-                    Told::Stop => break,
-                    Told::Reload => {}
-                },
-                () = file.changed() => {}
-            }
+        while file.told(&mut signals).await == Told::Reload {
             reload.run(&node, |authority| token.authority(authority));
             if let Some(certificates) = &mut certificates {
                 certificates.reload();

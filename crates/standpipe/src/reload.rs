@@ -19,6 +19,7 @@ use crate::config::{Changes, Settings, Values};
 use crate::exit::{Failure, Result};
 use crate::jobs;
 use crate::node::{Node, with_limits};
+use crate::signals::{Signals, Told};
 use crate::systemd::{self, State};
 
 /// A change is over when nothing has happened for this long: editors write in several steps.
@@ -108,7 +109,7 @@ impl FileWatch {
     }
 
     /// Resolves after a change, once it is over; never without files.
-    pub(crate) async fn changed(&mut self) {
+    async fn changed(&mut self) {
         self.news.notified().await;
         for _ in 0..STEPS_MAX {
             if timeout(QUIET, self.news.notified()).await.is_err() {
@@ -116,6 +117,15 @@ impl FileWatch {
             }
         }
         self.arm();
+    }
+
+    /// What the server is to do next: a changed file is as good as the signal to read it.
+    pub(crate) async fn told(&mut self, signals: &mut Signals) -> Told {
+        tokio::select! {
+            biased;
+            told = signals.next() => told,
+            () = self.changed() => Told::Reload,
+        }
     }
 
     /// Watches what leads to the files now.

@@ -95,15 +95,7 @@ impl Gateway {
             println!("standpipe ready http://{}{others}", self.address);
         }
         systemd::tell(State::Ready);
-        loop {
-            tokio::select! {
-                biased;
-                told = signals.next() => match told {
-                    Told::Stop => break,
-                    Told::Reload => {}
-                },
-                () = file.changed() => {}
-            }
+        while file.told(&mut signals).await == Told::Reload {
             systemd::tell(State::Reloading);
             self.mcp.reload().await;
             systemd::tell(State::Ready);
