@@ -26,7 +26,8 @@ pub(crate) fn cuts_short(reason: CloseReason) -> bool {
 pub(crate) async fn end<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, is_cut_short: bool) -> io::Result<()> {
     io.shutdown().await?;
     if is_cut_short {
-        let mut rest = [0; 1024];
+        // Not in the future: every connection has room for it, and few need it.
+        let mut rest = vec![0; 1024];
         while io.read(&mut rest).await? > 0 {}
     }
     Ok(())

@@ -217,7 +217,7 @@ async fn talk_h1(
                 let mut stream = conn.into_parts().io.into_inner();
                 let reason = close_reason(ended, activity, stopping);
                 let is_cut_short = activity.body_left() || goodbye::cuts_short(reason);
-                let _gone = timeout(GOODBYE_WITHIN, Box::pin(goodbye::end(&mut stream, is_cut_short))).await;
+                let _gone = timeout(GOODBYE_WITHIN, goodbye::end(&mut stream, is_cut_short)).await;
                 return Talk::Closed(reason);
             }
             takeover = activity.takeover() => {
