@@ -1,4 +1,4 @@
-//! Doors: protocol servers over the engine, one module each, and the two things they share:
+//! Doors: protocol servers over the engine, one module each, and what they share: `goodbye` ends their connections,
 //! `dispatch`, the only way from a request to the engine, and `fault`, the one table from errors
 //! to each protocol's words.
 

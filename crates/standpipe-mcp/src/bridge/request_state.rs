@@ -1,6 +1,6 @@
 //! The `requestState` of a suspended call: a handle that only its client can use, for this call, and once. The call's state itself stays with
 //! us; what is given away says which call it is, and a code over it and over whom it was given to (spec mcp §4.3; the protocol's
-//! basic/patterns/mrtr, server requirements 5 and 6). The key is made at start, so a handle does not outlive the process, as its call does not.
+//! basic/patterns/mrtr, server requirements 5 and 6). The key is of this process, so a handle does not outlive the process, as its call does not.
 
 use std::sync::OnceLock;
 use std::time::Duration;
